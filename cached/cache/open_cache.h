@@ -1,0 +1,45 @@
+// Opens the tiers and what they hold: the cache of the programs.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cached/cache/key_value.h"
+#include "cached/cache/object_cache.h"
+#include "common/clock.h"
+#include "common/status.h"
+
+namespace mlcache {
+class Metrics;
+}
+
+namespace mlcache::cache {
+
+struct TierOptions {
+  std::string directory;
+  uint64_t capacity_bytes = 0;  // hard: object files, index and reservations together never pass it
+};
+
+struct CacheOptions {
+  std::vector<TierOptions> tiers;              // the first one also keeps the daemon's state
+  uint64_t free_space_floor_bytes = 1 * kGiB;  // of each file system; a tier stops growing there
+  Nanos commit_interval = std::chrono::seconds(1);
+  uint64_t commit_bytes = 64 * kMiB;
+};
+
+// "DIR:SIZE[,DIR:SIZE…]". kInvalidArgument names the bad part and the form.
+Result<std::vector<TierOptions>> ParseTiers(std::string_view text);
+
+struct OpenedCache {
+  std::unique_ptr<ObjectCache> cache;
+  std::unique_ptr<KeyValue> metadata;  // in the first tier
+  std::unique_ptr<KeyValue> nodes;     // in the first tier; emptied when the host has booted since
+};
+
+// Locks each tier (kAlreadyExists names the daemon that holds it), adopts what earlier runs left, drops what cannot be
+// trusted. Missing directory, no permission, a full disk, a capacity too small: each a message that says how to mend
+// it.
+Result<OpenedCache> OpenCache(const CacheOptions& options, const Clock& clock, Metrics& metrics);
+
+}  // namespace mlcache::cache

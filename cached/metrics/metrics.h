@@ -1,0 +1,75 @@
+// Every figure mlcached publishes, in one registry: Prometheus scrapes it, `mlcachectl stats --json` prints it.
+// Names are DESIGN's contract: prefix `mlcache_`, base units, `_total` on counters. Thread-safe.
+#pragma once
+
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <memory>
+#include <string>
+
+namespace mlcache {
+
+class Metrics {
+ public:
+  Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+
+  // For the exposer and for rendering.
+  const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
+
+  // One object: metric names without the prefix as keys; a metric with labels becomes nested objects, one level a
+  // label value in label-name order; histograms become {"count", "sum", "buckets"}.
+  std::string Json() const;
+
+ private:
+  std::shared_ptr<prometheus::Registry> registry_;
+  using Counters = prometheus::Family<prometheus::Counter>;
+  using Gauges = prometheus::Family<prometheus::Gauge>;
+  using Histograms = prometheus::Family<prometheus::Histogram>;
+
+ public:
+  // Store traffic. `read_bytes` counts bytes admitted by the fetcher, each once; what failed attempts and retries
+  // brought beside them is `wasted_bytes`.
+  Counters& store_read_bytes;         // {store}
+  Counters& store_wasted_bytes;       // {store}
+  Counters& store_requests;           // {store,op,code}; every attempt, op is stat|list|read, code is "ok" or CodeName
+  Counters& store_retries;            // {store,op}
+  Histograms& store_request_seconds;  // {store,op}
+
+  // The cache. pattern is sequential|strided|random|reverse|unknown.
+  Counters& cache_hit_bytes;    // {tier,pattern}; tier is memory|disk
+  Counters& cache_miss_bytes;   // {pattern}
+  Counters& cache_hits;         // {pattern}; requests answered without the store
+  Counters& cache_misses;       // {pattern}
+  Counters& evicted_bytes;      // {tier}
+  Counters& verified_bytes;     // {tier}; bytes read back and checked against their checksum
+  Counters& corrupt_blocks;     // {tier}
+  Counters& bypass_bytes;       // no label: served without being kept (no room, unsettled version)
+  Gauges& tier_used_bytes;      // {tier = its directory}
+  Gauges& tier_capacity_bytes;  // {tier}
+  Gauges& tier_objects;         // {tier}
+  Gauges& tier_isolated;        // {tier}; 1 while bypassed after an error
+
+  // Prefetch and aggregation.
+  prometheus::Counter& prefetch_issued_bytes;
+  prometheus::Counter& prefetch_used_bytes;
+  prometheus::Counter& prefetch_wasted_bytes;
+  prometheus::Gauge& prefetch_hit_ratio;
+  prometheus::Counter& sequential_detected;
+  prometheus::Gauge& batch_efficiency_ratio;  // application reads per store GET
+
+  // Sessions.
+  prometheus::Gauge& mounts;
+  Counters& requests;           // {op,code}
+  Histograms& request_seconds;  // {op}
+  prometheus::Gauge& slots_in_use;
+  prometheus::Gauge& fetches_in_flight;
+  prometheus::Gauge& fetch_queue_depth;
+};
+
+}  // namespace mlcache

@@ -1,0 +1,76 @@
+// Listens on SOCKET_DIR/session.sock and serves every mount: handshake, one pump thread a session, requests answered
+// from the volumes and the fetcher. Thread-safe.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cached/cache/key_value.h"
+#include "cached/cache/object_cache.h"
+#include "cached/fetch/fetcher.h"
+#include "cached/session/volume.h"
+#include "cached/store/open_store.h"
+#include "common/clock.h"
+#include "common/status.h"
+
+namespace mlcache {
+class Metrics;
+}
+
+namespace mlcache::session {
+
+struct SessionServerOptions {
+  std::string socket_dir;
+  mode_t socket_mode = 0666;  // who may mount is decided by the policy, by SO_PEERCRED
+  size_t max_sessions = 256;
+  size_t metadata_workers = 16;
+  Nanos request_timeout = std::chrono::seconds(60);  // of one store operation on behalf of a reader
+  store::StoreOptions store;
+  VolumeOptions volume;
+};
+
+struct MountReport {
+  std::string mountpoint;
+  std::string store_url;  // canonical
+  pid_t pid = 0;
+  uid_t uid = 0;
+  std::string job;
+  bool read_only = true;
+  bool immutable = false;
+  Nanos connected_at{};  // wall time
+  uint64_t requests = 0;
+  std::string open_mode;
+};
+
+class SessionServer {
+ public:
+  virtual ~SessionServer() = default;  // ends every session, answers nothing more, joins
+
+  virtual std::vector<MountReport> Mounts() const = 0;
+
+  // The volume of a live mount, or of a store URL (opened if it is not yet).
+  virtual Result<std::shared_ptr<Volume>> VolumeOfMount(const std::string& mountpoint) = 0;
+  virtual Result<std::shared_ptr<Volume>> VolumeOfUrl(const std::string& url) = 0;
+
+  // Drops what the kernels of all mounts of the volume hold of `path` and below.
+  virtual void NotifyInvalidated(const Volume& volume, const std::string& path) = 0;
+};
+
+// All references are borrowed and must outlive the server. `metadata` and `nodes` are separate maps.
+struct SessionDependencies {
+  cache::ObjectCache& cache;
+  cache::KeyValue& metadata;
+  cache::KeyValue& nodes;
+  fetch::Fetcher& fetcher;
+  Metrics& metrics;
+  const Clock& clock;
+};
+
+Result<std::unique_ptr<SessionServer>> StartSessionServer(const SessionServerOptions& options,
+                                                          const SessionDependencies& dependencies);
+
+}  // namespace mlcache::session

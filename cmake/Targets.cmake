@@ -1,0 +1,32 @@
+# mlcache_library(NAME HEADERS… SOURCES… DEPENDS… PRIVATE_DEPENDS…): one static library a folder.
+# Headers are included by their path from the top of the tree ("cached/cache/tier.h") and are verified self-contained
+# by the target all_verify_interface_header_sets when CMAKE_VERIFY_INTERFACE_HEADER_SETS is on.
+function(mlcache_library name)
+  cmake_parse_arguments(ARG "" "" "HEADERS;SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(${name} STATIC ${ARG_SOURCES})
+    set(scope PUBLIC)
+    target_link_libraries(${name} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
+  else()
+    add_library(${name} INTERFACE)
+    set(scope INTERFACE)
+    target_link_libraries(${name} INTERFACE ${ARG_DEPENDS})
+  endif()
+  target_include_directories(${name} ${scope} ${PROJECT_SOURCE_DIR})
+  if(ARG_HEADERS)
+    target_sources(${name} ${scope} FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${ARG_HEADERS})
+  endif()
+endfunction()
+
+# mlcache_test(NAME LABELS… SOURCES… DEPENDS…): a GoogleTest program whose cases ctest knows one by one.
+function(mlcache_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS;SOURCES;DEPENDS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gmock GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+endfunction()

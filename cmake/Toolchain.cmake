@@ -1,0 +1,26 @@
+# Compiler flags, sanitizers, coverage, ccache and a fast linker when they are installed.
+option(MLCACHE_COVERAGE "Instrument for gcov" OFF)
+set(MLCACHE_SANITIZE "" CACHE STRING "Value of -fsanitize=, empty for none")
+
+find_program(MLCACHE_CCACHE ccache)
+if(MLCACHE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${MLCACHE_CCACHE})
+endif()
+find_program(MLCACHE_MOLD mold)
+if(MLCACHE_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1")
+add_compile_options(-Wall -Wextra -Wno-missing-field-initializers -fno-omit-frame-pointer)
+# A second view of every class layout in one process breaks sanitizers, so the flags are global.
+if(MLCACHE_SANITIZE)
+  add_compile_options(-fsanitize=${MLCACHE_SANITIZE} -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${MLCACHE_SANITIZE})
+  add_compile_definitions(MLCACHE_SANITIZED=1)
+endif()
+if(MLCACHE_COVERAGE)
+  add_compile_options(--coverage -fprofile-update=atomic)
+  add_link_options(--coverage)
+endif()
