@@ -1,9 +1,12 @@
 #include "cached/metrics/metrics.h"
 
+#include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <vector>
+
+#include "common/version.h"
 
 namespace mlcache {
 namespace {
@@ -12,15 +15,68 @@ using nlohmann::json;
 
 constexpr std::string_view kPrefix = "mlcache_";
 
-auto& Counter(prometheus::Registry& registry, const char* name, const char* help) {
+double SumWhere(const prometheus::MetricFamily& family, std::string_view label, std::string_view value) {
+  double sum = 0;
+  for (const prometheus::ClientMetric& metric : family.metric) {
+    bool matches = label.empty();
+    for (const auto& pair : metric.label) matches = matches || (pair.name == label && pair.value == value);
+    if (matches) sum += metric.counter.value;
+  }
+  return sum;
+}
+
+}  // namespace
+
+// Also keeps the catalogue, since a family without a child yet is invisible in Collect(), and works out the gauges
+// that are ratios of counters at the moment they are looked at, so that they always agree with those counters.
+class Metrics::CataloguedRegistry final : public prometheus::Registry {
+ public:
+  void Describe(const char* name, const char* type, const char* help) {
+    catalogue_.push_back({.name = std::string(kPrefix) + name, .type = type, .help = help});
+  }
+  const std::vector<MetricDescription>& catalogue() const { return catalogue_; }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    std::vector<prometheus::MetricFamily> families = prometheus::Registry::Collect();
+    const auto sum = [&families](std::string_view name, std::string_view label = {}, std::string_view value = {}) {
+      for (const auto& family : families) {
+        if (family.name.substr(kPrefix.size()) == name) return SumWhere(family, label, value);
+      }
+      return 0.0;
+    };
+    const auto set_ratio = [&families](std::string_view name, double part, double whole) {
+      for (auto& family : families) {
+        if (family.name.substr(kPrefix.size()) != name) continue;
+        for (auto& metric : family.metric) metric.gauge.value = whole > 0 ? part / whole : 0;
+      }
+    };
+    set_ratio("prefetch_hit_ratio", sum("prefetch_used_bytes_total"), sum("prefetch_issued_bytes_total"));
+    set_ratio("batch_efficiency_ratio", sum("cache_hits_total") + sum("cache_misses_total"),
+              sum("store_requests_total", "op", "read"));
+    return families;
+  }
+
+ private:
+  std::vector<MetricDescription> catalogue_;  // constant after construction of Metrics
+};
+
+namespace {
+
+template <typename Registry>
+auto& Counter(Registry& registry, const char* name, const char* help) {
+  registry.Describe(name, "counter", help);
   return prometheus::BuildCounter().Name(std::string(kPrefix) + name).Help(help).Register(registry);
 }
 
-auto& Gauge(prometheus::Registry& registry, const char* name, const char* help) {
+template <typename Registry>
+auto& Gauge(Registry& registry, const char* name, const char* help) {
+  registry.Describe(name, "gauge", help);
   return prometheus::BuildGauge().Name(std::string(kPrefix) + name).Help(help).Register(registry);
 }
 
-auto& Histogram(prometheus::Registry& registry, const char* name, const char* help) {
+template <typename Registry>
+auto& Histogram(Registry& registry, const char* name, const char* help) {
+  registry.Describe(name, "histogram", help);
   return prometheus::BuildHistogram().Name(std::string(kPrefix) + name).Help(help).Register(registry);
 }
 
@@ -53,7 +109,7 @@ json ValueOf(const prometheus::ClientMetric& metric, prometheus::MetricType type
 }  // namespace
 
 Metrics::Metrics()
-    : registry_(std::make_shared<prometheus::Registry>()),
+    : registry_(std::make_shared<CataloguedRegistry>()),
       store_read_bytes(Counter(*registry_, "store_read_bytes_total", "Bytes admitted from the store, each once")),
       store_wasted_bytes(
           Counter(*registry_, "store_wasted_bytes_total", "Bytes that failed or repeated attempts brought")),
@@ -89,7 +145,17 @@ Metrics::Metrics()
       request_seconds(Histogram(*registry_, "request_seconds", "Time from a mount's request to its answer")),
       slots_in_use(Gauge(*registry_, "slots_in_use", "Arena slots now held by sessions").Add({})),
       fetches_in_flight(Gauge(*registry_, "fetches_in_flight", "Store reads now running").Add({})),
-      fetch_queue_depth(Gauge(*registry_, "fetch_queue_depth", "Store reads waiting for a worker").Add({})) {}
+      fetch_queue_depth(Gauge(*registry_, "fetch_queue_depth", "Store reads waiting for a worker").Add({})) {
+  Gauge(*registry_, "build_info", "1, with the running version as label").Add({{"version", kVersion}}).Set(1);
+  const auto since_1970 = std::chrono::system_clock::now().time_since_epoch();
+  Gauge(*registry_, "start_time_seconds", "When the daemon started, since 1970")
+      .Add({})
+      .Set(std::floor(std::chrono::duration<double>(since_1970).count()));
+}
+
+std::shared_ptr<prometheus::Registry> Metrics::registry() const { return registry_; }
+
+const std::vector<MetricDescription>& Metrics::catalogue() const { return registry_->catalogue(); }
 
 std::string Metrics::Json() const {
   json root = json::object();

@@ -10,8 +10,15 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace mlcache {
+
+struct MetricDescription {
+  std::string name;  // with the prefix
+  std::string type;  // "counter", "gauge" or "histogram"
+  std::string help;
+};
 
 class Metrics {
  public:
@@ -20,14 +27,18 @@ class Metrics {
   Metrics& operator=(const Metrics&) = delete;
 
   // For the exposer and for rendering.
-  const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
+  std::shared_ptr<prometheus::Registry> registry() const;
+
+  // Every family there is, also those that have no value yet. docs/metrics.md lists the same.
+  const std::vector<MetricDescription>& catalogue() const;
 
   // One object: metric names without the prefix as keys; a metric with labels becomes nested objects, one level a
   // label value in label-name order; histograms become {"count", "sum", "buckets"}.
   std::string Json() const;
 
  private:
-  std::shared_ptr<prometheus::Registry> registry_;
+  class CataloguedRegistry;
+  std::shared_ptr<CataloguedRegistry> registry_;
   using Counters = prometheus::Family<prometheus::Counter>;
   using Gauges = prometheus::Family<prometheus::Gauge>;
   using Histograms = prometheus::Family<prometheus::Histogram>;
@@ -59,9 +70,9 @@ class Metrics {
   prometheus::Counter& prefetch_issued_bytes;
   prometheus::Counter& prefetch_used_bytes;
   prometheus::Counter& prefetch_wasted_bytes;
-  prometheus::Gauge& prefetch_hit_ratio;
+  prometheus::Gauge& prefetch_hit_ratio;  // used over issued; worked out from the counters when looked at
   prometheus::Counter& sequential_detected;
-  prometheus::Gauge& batch_efficiency_ratio;  // application reads per store GET
+  prometheus::Gauge& batch_efficiency_ratio;  // (hits + misses) per store read; worked out likewise
 
   // Sessions.
   prometheus::Gauge& mounts;
