@@ -117,6 +117,10 @@ class ObjectStore {
   // Calls `sink` for each change below `path` until context.stop, then returns. kUnimplemented where the store has no
   // change feed: the caller's TTL is then the only bound.
   virtual Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) = 0;
+
+  // True: each byte ReadRange hands to its sink is certain to be of ref.version when it is handed over (S3's If-Match),
+  // so readers may be served from a read still under way. False: only once ReadRange has succeeded. Decorators forward.
+  virtual bool PinsVersion() const { return false; }
 };
 
 }  // namespace mlcache::store
