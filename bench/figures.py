@@ -6,7 +6,7 @@
     --files N                      size of the large tree (100000)
     --dir DIR                      scratch space (a real disk; about 6 GiB)
 
-The cold figures need nginx (package nginx-light) as a fast object server; they are left out, and say so, without it.
+The cold figures need nginx (deploy/unpack-tools nginx, as bench/run does) as a fast object server; they are left out, and say so, without it.
 Needs root (mounts, drop_caches). Run on an idle machine: ratios are of one run, medians of several rounds.
 """
 import argparse
@@ -162,8 +162,8 @@ class Nginx:
     """A flat bucket of a directory's files, served by nginx: ranged GETs, HEAD, and one fixed listing."""
 
     def __init__(self, directory, work, port=18099):
-        program = shutil.which("nginx") or "/usr/sbin/nginx"
-        if not os.path.exists(program):
+        program = shutil.which("nginx")
+        if program is None:
             raise FileNotFoundError("nginx")
         self.base = f"http://127.0.0.1:{port}"
         self.url = f"s3://bucket?endpoint={self.base}&region=us-east-1"
