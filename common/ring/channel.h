@@ -99,6 +99,10 @@ class ShimChannel {
 
   // The bytes of a completion; empty if it has no slot or lies outside the arena.
   virtual std::span<const std::byte> SlotBytes(const Completion& completion) const = 0;
+
+  // True once the daemon's queue indexes made no sense; nothing is popped any more: drop the session, connect again.
+  // Any thread.
+  virtual bool Broken() const = 0;
 };
 
 // kInvalidArgument for a bad geometry; kResourceExhausted when memory or descriptors are short. `generation` tells

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/status.h"
@@ -15,6 +16,7 @@ namespace mlcache::ring {
 
 inline constexpr size_t kMaxMessageBytes = 64 * 1024;
 inline constexpr size_t kMaxMessageDescriptors = 128;  // the kernel's bound is 253
+inline constexpr size_t kMaxSocketPathBytes = 107;     // of sockaddr_un, without its final NUL
 
 struct Message {
   std::string bytes;
@@ -27,19 +29,26 @@ struct PeerIdentity {
   gid_t gid = 0;
 };
 
-// Listens on `path`, replacing a socket that nobody serves. kAlreadyExists when another process serves it.
-// `mode` are the permission bits of the socket.
+// Listens on `path`, replacing a socket that nobody serves. kAlreadyExists when another process serves it (which sees a
+// connection that closes at once) or when it is no socket. `mode` are the permission bits of the socket. The file stays
+// when the descriptor is closed: unlink it at the end, or leave it to the next Listen.
 Result<UniqueFd> Listen(const std::string& path, mode_t mode);
 
-// kUnavailable with the path when nobody listens.
+// The next peer that connects; kDeadlineExceeded after `timeout_ms` (negative: none).
+Result<UniqueFd> Accept(int listener, int timeout_ms);
+
+// kUnavailable with the path when nobody listens, or listens but does not accept for 10 s.
 Result<UniqueFd> Connect(const std::string& path);
 
-// kUnavailable when the peer is gone.
+// One message of 1 to kMaxMessageBytes bytes; the descriptors stay the caller's. kUnavailable when the peer is gone,
+// kDeadlineExceeded when it has not read for 10 s, kInvalidArgument above the limits.
 Status Send(int socket, std::string_view bytes, const std::vector<int>& descriptors);
 
-// kUnavailable at end of file; kDeadlineExceeded after `timeout_ms` (negative: none).
+// One message. kUnavailable at end of file; kDeadlineExceeded after `timeout_ms` (negative: none); kDataLoss or
+// kResourceExhausted when bytes or descriptors did not fit, in which case what did arrive is closed.
 Result<Message> Receive(int socket, int timeout_ms);
 
+// Who connected, as the kernel knew it at that moment.
 Result<PeerIdentity> Peer(int socket);
 
 }  // namespace mlcache::ring
