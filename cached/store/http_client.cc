@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "cached/store/call.h"
@@ -26,7 +27,6 @@ HeaderList MakeHeaders(const HttpRequest& request) {
   HeaderList list;
   const auto add = [&](const std::string& line) { list.reset(curl_slist_append(list.release(), line.c_str())); };
   for (const std::string& line : request.headers) add(line);
-  if (request.key && !request.key->session_token.empty()) add("x-amz-security-token: " + request.key->session_token);
   return list;
 }
 
@@ -120,7 +120,6 @@ class HttpClient::Connection {
     Set(CURLOPT_URL, request.url.c_str());
     Set(CURLOPT_HTTPGET, 1L);  // also undoes NOBODY
     if (request.method == HttpRequest::Method::kHead) Set(CURLOPT_NOBODY, 1L);
-    Sign(request);
     curl_multi_add_handle(multi_, easy_);
     const Status status = Drive(options, context);
     curl_multi_remove_handle(multi_, easy_);  // ends the connection if the reply is not complete
@@ -135,18 +134,6 @@ class HttpClient::Connection {
   void Set(CURLoption option, T value) {
     const CURLcode code = curl_easy_setopt(easy_, option, value);
     LOG_IF(FATAL, code != CURLE_OK) << "libcurl refuses option " << option << ": " << curl_easy_strerror(code);
-  }
-
-  void Sign(const HttpRequest& request) {
-    if (!request.key) {
-      Set(CURLOPT_AWS_SIGV4, nullptr);
-      Set(CURLOPT_USERNAME, nullptr);
-      Set(CURLOPT_PASSWORD, nullptr);
-      return;
-    }
-    Set(CURLOPT_AWS_SIGV4, ("aws:amz:" + request.key->region + ":s3").c_str());
-    Set(CURLOPT_USERNAME, request.key->access_key_id.c_str());
-    Set(CURLOPT_PASSWORD, request.key->secret_access_key.c_str());
   }
 
   // Runs the transfer to its end, the stop request, the deadline or a stall.

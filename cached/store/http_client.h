@@ -10,7 +10,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,14 +19,6 @@
 #include "common/status.h"
 
 namespace mlcache::store {
-
-// AWS Signature Version 4 for S3.
-struct SigningKey {
-  std::string access_key_id;
-  std::string secret_access_key;
-  std::string session_token;  // may be empty
-  std::string region;
-};
 
 struct HttpHead {
   int status = 0;
@@ -41,10 +32,9 @@ struct HttpRequest {
   enum class Method : uint8_t { kGet, kHead };
 
   Method method = Method::kGet;
-  std::string url;                     // encoded; a query is in the order of its encoded names, as signing wants it
-  std::vector<std::string> headers;    // "Name: value"
-  std::optional<SigningKey> key;       // nothing: the request goes unsigned
-  uint64_t max_body_bytes = 16 << 20;  // of a body that is collected
+  std::string url;                                // encoded, as it goes over the wire
+  std::vector<std::string> headers;               // "Name: value"
+  uint64_t max_body_bytes = 16 << 20;             // of a body that is collected
   std::function<Status(const HttpHead&)> accept;  // sees the head of a 2xx reply before any byte of its body
   ByteSink sink;                                  // takes the body of an accepted reply; if null it is collected
 };

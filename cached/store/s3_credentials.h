@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "cached/store/http_client.h"
+#include "cached/store/s3_sign.h"
 #include "common/clock.h"
 #include "common/status.h"
 

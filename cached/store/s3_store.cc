@@ -11,6 +11,7 @@
 
 #include "cached/store/call.h"
 #include "cached/store/percent.h"
+#include "cached/store/s3_sign.h"
 #include "cached/store/s3_wire.h"
 
 namespace mlcache::store {
@@ -147,7 +148,11 @@ Error S3Store::Explain(const HttpResponse& response, const std::string& path) co
 
 Result<HttpResponse> S3Store::Send(HttpRequest request, const CallContext& context) {
   if (!anonymous_) {
-    MLCACHE_ASSIGN_OR_RETURN(request.key, credentials_.Get());
+    MLCACHE_ASSIGN_OR_RETURN(const SigningKey key, credentials_.Get());
+    const std::string_view method = request.method == HttpRequest::Method::kHead ? "HEAD" : "GET";
+    for (std::string& header : SignS3(method, request.url, request.headers, key, clock_.WallNow())) {
+      request.headers.push_back(std::move(header));
+    }
   }
   return http_.Do(request, context);
 }
