@@ -119,8 +119,10 @@ Status FlightRunner::Fetch(const std::shared_ptr<Flight>& flight, const cache::B
       return status;
     }
     at += length;
+    // Counted before the last reader is told, so that whoever has read everything finds everything counted.
+    if (at == end) metrics_.store_read_bytes.Add(labels).Increment(static_cast<double>(range.length));
+    sink_.Deliver(flight, board_.Arrive(*flight, at));
   }
-  metrics_.store_read_bytes.Add(labels).Increment(static_cast<double>(range.length));
   return {};
 }
 
@@ -132,7 +134,7 @@ Status FlightRunner::FetchStep(const std::shared_ptr<Flight>& flight, uint64_t o
     if (bytes.empty()) return {};
     std::memcpy(flight->Bytes(offset + *taken, offset + *taken + bytes.size()).data(), bytes.data(), bytes.size());
     *taken += bytes.size();
-    if (stream) sink_.Deliver(flight, board_.Arrive(*flight, offset + *taken));
+    if (stream && *taken < length) sink_.Deliver(flight, board_.Arrive(*flight, offset + *taken));
     return {};
   };
   const Status status = flight->source.store->ReadRange(flight->source.ref, offset, length, sink, context);
@@ -144,7 +146,6 @@ Status FlightRunner::FetchStep(const std::shared_ptr<Flight>& flight, uint64_t o
     return Fail(Code::kDataLoss, path + ": the store sent " + std::to_string(*taken) + " of " + std::to_string(length) +
                                      " bytes at offset " + std::to_string(offset));
   }
-  sink_.Deliver(flight, board_.Arrive(*flight, offset + length));
   return {};
 }
 

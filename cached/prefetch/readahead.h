@@ -1,7 +1,7 @@
 // Runs ahead of one open handle: sees its reads, and has the chunks that it will want next fetched in time.
 //
-// The window begins at one or two chunks, doubles while the handle consumes it, and collapses when the handle turns
-// away. Owned by one thread at a time (thread-compatible); OnRead is cheap and never blocks.
+// The window begins at two chunks, doubles each time the handle has consumed half of it, and collapses when the handle
+// turns away. Owned by one thread at a time (thread-compatible); OnRead is cheap and never blocks.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,6 @@
 
 #include "cached/detect/pattern_detector.h"
 #include "cached/fetch/fetcher.h"
-#include "common/clock.h"
 
 namespace mlcache {
 class Metrics;
@@ -21,7 +20,7 @@ namespace mlcache::prefetch {
 
 struct ReadaheadOptions {
   uint64_t initial_chunks = 2;
-  uint64_t max_chunks = 16;  // of one handle, whatever the fetcher's budget
+  uint64_t max_chunks = 16;  // of one handle; the fetcher's own byte budget holds for all of them
 };
 
 class Readahead {
@@ -33,15 +32,19 @@ class Readahead {
   Readahead& operator=(const Readahead&) = delete;
   ~Readahead();  // calls off what is queued
 
-  // A read of the handle is about to be served. Call it before Fetcher::Read, with every read, hit or miss.
+  // A read of the handle, within the object. Call it with every read, hit or miss, right after (or before) passing the
+  // read to Fetcher::Read.
   void OnRead(uint64_t offset, uint64_t length);
 
   // What the handle does, for Source::pattern: "sequential", "strided", "reverse", "random" or "unknown".
-  detect::Pattern pattern() const;
-  const char* pattern_name() const;
+  const char* pattern_name() const { return detect::PatternName(pattern_).data(); }
+  detect::Pattern pattern() const { return pattern_; }
 
  private:
-  void RunAhead(uint64_t begin, uint64_t end);
+  void RunForward(uint64_t read_end);
+  void RunBackward(uint64_t read_begin);
+  void RunByStride(uint64_t offset, uint64_t length, int64_t stride);
+  void Fetch(uint64_t begin, uint64_t end);
   void Collapse();
 
   const fetch::Source source_;
@@ -49,12 +52,13 @@ class Readahead {
   Metrics& metrics_;
   const std::string job_;
   const ReadaheadOptions options_;
+  const std::unique_ptr<detect::PatternDetector> detector_;
 
-  std::unique_ptr<detect::PatternDetector> detector_;
+  detect::Pattern pattern_ = detect::Pattern::kUnknown;
+  int64_t stride_ = 0;
   std::stop_source stop_;
   uint64_t window_chunks_ = 0;  // 0: not running ahead
-  uint64_t issued_begin_ = 0;   // bytes asked for so far: [issued_begin_, issued_end_)
-  uint64_t issued_end_ = 0;
+  uint64_t issued_until_ = 0;   // asked for so far: up to here, in the direction of the run
 };
 
 }  // namespace mlcache::prefetch
