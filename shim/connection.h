@@ -1,0 +1,38 @@
+// Keeps one session with the daemon: connects, tells the workers, watches the socket, and connects again when the
+// daemon is gone, for as long as the mount lives. One thread runs it; Stop() is any thread's.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/unique_fd.h"
+#include "proto/session.pb.h"
+#include "shim/daemon_session.h"
+
+namespace mlcache::shim {
+
+class Connection {
+ public:
+  // `publish` is called on the running thread with each new session, and with null when one ended.
+  using Publish = std::function<void(std::shared_ptr<DaemonSession>)>;
+  static Result<std::unique_ptr<Connection>> Make(std::string socket_dir, session::Hello hello, uint32_t workers,
+                                                  Publish publish);
+
+  void Run();  // until Stop()
+  void Stop();
+
+ private:
+  Connection(std::string socket_dir, session::Hello hello, uint32_t workers, Publish publish);
+  Result<std::shared_ptr<DaemonSession>> Open();
+  void Watch(const DaemonSession& session);
+  bool Wait(int timeout_ms);
+
+  const std::string socket_dir_;
+  const session::Hello hello_;
+  const uint32_t workers_;
+  const Publish publish_;
+  UniqueFd stop_;
+};
+
+}  // namespace mlcache::shim

@@ -1,0 +1,300 @@
+#include "shim/keeper.h"
+
+#include <fcntl.h>
+#include <glog/logging.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <utility>
+
+#include "shim/mountpoint.h"
+#include "shim/privileges.h"
+
+namespace mlcache::shim {
+namespace {
+
+constexpr Nanos kLookInterval = std::chrono::seconds(1);
+constexpr Nanos kStartTimeout = std::chrono::seconds(60);
+constexpr Nanos kQuickDeath = std::chrono::seconds(2);
+constexpr Nanos kLongestPause = std::chrono::seconds(2);
+constexpr int kEndTimeoutMs = 2000;
+constexpr uint64_t kReadaheadKib = 1024;
+constexpr int kPassedByOom = -1000;
+
+Nanos Now() { return SystemClock().Now(); }
+
+// libfuse explains a failed mount only by its log; this keeps the last line.
+std::string& LastFuseMessage() {
+  static std::string message;
+  return message;
+}
+
+void KeepFuseMessage(fuse_log_level /*level*/, const char* format, va_list arguments) {
+  std::array<char, 512> line{};
+  std::vsnprintf(line.data(), line.size(), format, arguments);
+  std::string text(line.data());
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  LastFuseMessage() = text;
+}
+
+// The first thread of `pid` is dead although the process cannot be reaped yet: another one is held by the kernel.
+bool IsStuckCorpse(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  if (!std::getline(file, text)) return false;
+  const size_t name_end = text.rfind(')');
+  return name_end != std::string::npos && name_end + 2 < text.size() && text[name_end + 2] == 'Z';
+}
+
+}  // namespace
+
+std::string FuseMountOptions(const CommandLine& command) {
+  std::string source;
+  for (const char letter : command.store_url) {
+    if (letter == ',' || letter == '\\') source += '\\';
+    source += letter;
+  }
+  std::string options = "ro,default_permissions,subtype=mlcache,max_read=" + std::to_string(ring::kMaxReadBytes);
+  if (command.options.allow_other) options += ",allow_other";
+  if (command.options.no_exec) options += ",noexec";
+  return options + ",fsname=" + source;
+}
+
+void HangDetector::Reset() { still_.fill(0); }
+
+bool HangDetector::Look(const SharedState& state) {
+  bool hangs = false;
+  const uint32_t workers = std::min<uint32_t>(state.workers, kMaxWorkers);
+  for (uint32_t i = 0; i < workers; ++i) {
+    const uint64_t progress = state.beats[i].progress;
+    still_[i] = progress == seen_[i] ? still_[i] + 1 : 0;
+    seen_[i] = progress;
+    hangs = hangs || still_[i] >= most_looks_;
+  }
+  return hangs;
+}
+
+Keeper::Keeper(const CommandLine& command, std::string mountpoint, ServerOptions server)
+    : command_(command),
+      mountpoint_(std::move(mountpoint)),
+      server_(std::move(server)),
+      hang_(static_cast<int>(command.hang_timeout / kLookInterval)) {}
+
+Keeper::~Keeper() {
+  Unmount();
+  EndServer();
+  if (session_ != nullptr) fuse_session_destroy(session_);
+}
+
+Status Keeper::Start() {
+  ::prctl(PR_SET_NAME, "mlcache-keeper", 0, 0, 0);
+  server_.keeper = ::getpid();
+  MLCACHE_ASSIGN_OR_RETURN(state_, CreateSharedState());
+  MLCACHE_RETURN_IF_ERROR(WatchSignals());
+  MLCACHE_RETURN_IF_ERROR(Mount());
+  Protect();
+  Spawn();
+  const Nanos give_up = Now() + kStartTimeout;
+  while (state_->ready == 0) {
+    Wait(10);
+    if (ended_) return Fail(Code::kAborted, "the mount on " + mountpoint_ + " ended before it answered");
+    if (Now() > give_up) {
+      return Fail(Code::kDeadlineExceeded,
+                  "the mount on " + mountpoint_ + " does not answer; mlcached's log should say why");
+    }
+  }
+  return {};
+}
+
+void Keeper::Run() {
+  while (!ended_) Wait(250);
+}
+
+Status Keeper::WatchSignals() {
+  sigset_t watched;
+  sigemptyset(&watched);
+  for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) sigaddset(&watched, signal);
+  ::signal(SIGPIPE, SIG_IGN);
+  if (::sigprocmask(SIG_BLOCK, &watched, nullptr) != 0) return FailErrno(errno, "sigprocmask");
+  signals_.Reset(::signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_.valid()) return FailErrno(errno, "signalfd");
+  mount_table_.Reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
+  if (!mount_table_.valid()) return FailErrno(errno, "open /proc/self/mountinfo");
+  return {};
+}
+
+Status Keeper::Mount() {
+  const std::string options = FuseMountOptions(command_);
+  fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
+  fuse_opt_add_arg(&arguments, "mlcache-mount");
+  fuse_opt_add_arg(&arguments, "-o");
+  fuse_opt_add_arg(&arguments, options.c_str());
+  const fuse_lowlevel_ops nothing{};
+  fuse_set_log_func(&KeepFuseMessage);
+  session_ = fuse_session_new(&arguments, &nothing, sizeof(nothing), nullptr);
+  fuse_opt_free_args(&arguments);
+  const bool mounted = session_ != nullptr && fuse_session_mount(session_, mountpoint_.c_str()) == 0;
+  fuse_set_log_func(nullptr);
+  if (!mounted) {
+    if (session_ != nullptr) fuse_session_destroy(std::exchange(session_, nullptr));
+    std::string message = "cannot mount on " + mountpoint_;
+    if (!LastFuseMessage().empty()) message += ": " + LastFuseMessage();
+    if (::geteuid() != 0) {
+      message += "; as an ordinary user you need the package fuse3 (fusermount3)";
+      if (command_.options.allow_other) message += ", and for allow_other the line user_allow_other in /etc/fuse.conf";
+    }
+    return Fail(Code::kPermissionDenied, message);
+  }
+  device_.Reset(::fcntl(fuse_session_fd(session_), F_DUPFD_CLOEXEC, 3));
+  if (!device_.valid()) return FailErrno(errno, "duplicate /dev/fuse");
+  const int flags = ::fcntl(device_.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(device_.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
+    return FailErrno(errno, "make /dev/fuse non-blocking");
+  }
+  return {};
+}
+
+void Keeper::Protect() {
+  if (const std::optional<MountedFileSystem> mount = FindMount(mountpoint_)) {
+    bdi_ = mount->device;
+    const Status raised = RaiseReadahead(bdi_, kReadaheadKib);
+    LOG_IF(INFO, !raised) << "readahead stays at the kernel's default: " << raised.error().message();
+  }
+  const Result<int> score = OomScore();
+  if (score && SetOomScore(kPassedByOom)) server_.oom_score = *score;
+}
+
+void Keeper::Spawn() {
+  hang_.Reset();
+  killed_for_hanging_ = false;
+  started_at_ = Now();
+  const pid_t child = ::fork();
+  if (child < 0) {
+    PLOG(ERROR) << "cannot start a server";
+    next_start_ = Now() + kLongestPause;
+    return;
+  }
+  if (child == 0) {
+    signals_.Reset();
+    mount_table_.Reset();
+    std::exit(RunServer(server_, std::move(device_), *state_));
+  }
+  child_ = child;
+}
+
+bool Keeper::ConnectionIsGone() const {
+  // Only ever asked in passing: a lasting poll here would be woken by each request.
+  pollfd device{device_.get(), 0, 0};
+  return ::poll(&device, 1, 0) == 1 && (device.revents & POLLERR) != 0;
+}
+
+void Keeper::Wait(int timeout_ms) {
+  if (child_ < 0) {
+    const auto pause_ms = std::chrono::ceil<std::chrono::milliseconds>(next_start_ - Now()).count();
+    timeout_ms = static_cast<int>(std::clamp<int64_t>(pause_ms, 0, timeout_ms));
+  }
+  std::array<pollfd, 2> waiting{{{signals_.get(), POLLIN, 0}, {mount_table_.get(), POLLPRI, 0}}};
+  ::poll(waiting.data(), waiting.size(), timeout_ms);
+  signalfd_siginfo signal{};
+  bool stop = false;
+  while (::read(signals_.get(), &signal, sizeof(signal)) == sizeof(signal)) {
+    stop = stop || signal.ssi_signo == SIGTERM || signal.ssi_signo == SIGINT;
+  }
+  Reap();
+  if (ConnectionIsGone() || stop) {
+    ended_ = true;
+    return;
+  }
+  if (child_ >= 0 && Now() >= next_look_) {
+    next_look_ = Now() + kLookInterval;
+    ReplaceIfStuck();
+    KillIfHanging();
+  }
+  if (child_ < 0 && Now() >= next_start_) Spawn();
+}
+
+void Keeper::Reap() {
+  int status = 0;
+  for (pid_t ended = 0; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+    if (ended == child_) Judge(status);
+  }
+}
+
+// How a server ended, and what that means for the next one.
+void Keeper::Judge(int wait_status) {
+  child_ = -1;
+  if (ConnectionIsGone()) return;
+  const bool killed_from_outside = WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL && !killed_for_hanging_;
+  ChargeDeath(*state_, killed_from_outside ? kKilledPoints : kCrashPoints);
+  const Nanos now = Now();
+  quick_deaths_ = now - started_at_ < kQuickDeath ? quick_deaths_ + 1 : 0;
+  // The first successors come at once; one that cannot live is tried again ever more slowly, but always.
+  Nanos pause{0};
+  if (quick_deaths_ > 3)
+    pause = std::min<Nanos>(std::chrono::milliseconds(25) * (1 << std::min(quick_deaths_, 10)), kLongestPause);
+  next_start_ = now + pause;
+  if (WIFSIGNALED(wait_status)) {
+    LOG(WARNING) << "the server of " << mountpoint_ << " was ended by signal " << WTERMSIG(wait_status)
+                 << "; a successor takes over";
+  } else {
+    LOG(WARNING) << "the server of " << mountpoint_ << " ended with exit code " << WEXITSTATUS(wait_status)
+                 << "; a successor takes over";
+  }
+}
+
+void Keeper::KillIfHanging() {
+  if (child_ < 0 || !hang_.Look(*state_)) return;
+  LOG(ERROR) << "the server of " << mountpoint_ << " makes no progress and is replaced";
+  killed_for_hanging_ = true;
+  hang_.Reset();
+  ::kill(child_, SIGKILL);
+}
+
+// A killed server whose notifier waits in the kernel for a lock cannot be reaped before its successor has answered the
+// request that holds the lock. None of its threads runs again, so the successor need not wait for it.
+void Keeper::ReplaceIfStuck() {
+  if (!IsStuckCorpse(child_)) return;
+  Reap();
+  if (child_ < 0) return;
+  LOG(WARNING) << "the last server of " << mountpoint_ << " is held by the kernel; a successor takes over already";
+  Judge(SIGKILL);
+}
+
+void Keeper::Unmount() {
+  if (session_ == nullptr || !device_.valid() || ConnectionIsGone()) return;
+  // Somebody may have mounted over us; that is not ours to take away.
+  const std::optional<MountedFileSystem> top = FindMount(mountpoint_);
+  if (top.has_value() && top->type == kFileSystemType && (bdi_.empty() || top->device == bdi_)) {
+    fuse_session_unmount(session_);
+  }
+}
+
+void Keeper::EndServer() {
+  if (child_ < 0) return;
+  const Nanos give_up = Now() + std::chrono::milliseconds(kEndTimeoutMs);
+  while (Now() < give_up) {
+    if (::waitpid(child_, nullptr, WNOHANG) != 0) {
+      child_ = -1;
+      return;
+    }
+    pollfd waiting{signals_.get(), POLLIN, 0};
+    ::poll(&waiting, 1, 20);
+    signalfd_siginfo ignored{};
+    while (::read(signals_.get(), &ignored, sizeof(ignored)) == sizeof(ignored)) {
+    }
+  }
+  ::kill(child_, SIGKILL);
+  ::waitpid(child_, nullptr, 0);
+  child_ = -1;
+}
+
+}  // namespace mlcache::shim

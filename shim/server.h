@@ -1,0 +1,35 @@
+// The process that serves: parses what the kernel and the daemon send, without any privilege. The keeper starts it,
+// and starts another when it dies.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+#include "common/unique_fd.h"
+#include "proto/session.pb.h"
+#include "shim/command_line.h"
+#include "shim/request.h"
+#include "shim/shared_state.h"
+
+namespace mlcache::shim {
+
+inline constexpr uint32_t kWorkers = 2;
+static_assert(kWorkers <= kMaxWorkers);
+
+struct ServerOptions {
+  std::string socket_dir;
+  session::Hello hello;
+  bool immutable = false;
+  Nanos io_timeout{};
+  pid_t keeper = 0;
+  std::optional<int> oom_score;  // to go back to, when the keeper has protected itself
+  FaultHook fault_hook;
+};
+
+// Serves until the connection to the kernel ends; the process's exit code: kExitOk then, kExitFailure when it could
+// not start. The caller is a fresh child with one thread.
+int RunServer(const ServerOptions& options, UniqueFd device, SharedState& state);
+
+}  // namespace mlcache::shim

@@ -1,0 +1,47 @@
+#include "shim/shared_state.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+
+#include "common/unique_fd.h"
+
+namespace mlcache::shim {
+
+static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
+
+void SharedStateDeleter::operator()(SharedState* state) const { ::munmap(state, sizeof(SharedState)); }
+
+Result<SharedStatePointer> CreateSharedState() {
+  const UniqueFd memory(::memfd_create("mlcache-keeper", MFD_CLOEXEC));
+  if (!memory.valid()) return FailErrno(errno, "memfd_create");
+  if (::ftruncate(memory.get(), sizeof(SharedState)) != 0) return FailErrno(errno, "size the keeper's memory");
+  void* const address = ::mmap(nullptr, sizeof(SharedState), PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
+  if (address == MAP_FAILED) return FailErrno(errno, "map the keeper's memory");
+  return SharedStatePointer(new (address) SharedState{});
+}
+
+void ChargeDeath(SharedState& state, uint32_t points) {
+  for (WorkerBeat& beat : state.beats) {
+    const uint64_t unique = beat.unique.exchange(0) & ~kResendBit;
+    if (unique == 0) continue;
+    auto* suspect = std::ranges::find_if(state.suspects, [&](const Suspect& s) { return s.unique == unique; });
+    if (suspect == state.suspects.end()) {
+      suspect = std::ranges::min_element(state.suspects, {}, [](const Suspect& s) { return s.points.load(); });
+      suspect->points = 0;
+      suspect->unique = unique;
+    }
+    suspect->points += points;
+  }
+}
+
+bool IsPoison(const SharedState& state, uint64_t unique) {
+  return std::ranges::any_of(state.suspects, [&](const Suspect& suspect) {
+    return suspect.points >= kPoisonPoints && suspect.unique == (unique & ~kResendBit);
+  });
+}
+
+}  // namespace mlcache::shim
