@@ -177,18 +177,18 @@ Status CheckDirectory(const std::string& what, const std::string& directory) {
 
 Status CheckTier(const cache::TierOptions& tier, uint64_t floor_bytes) {
   const std::string what = "--tier=" + tier.directory + ":" + std::to_string(tier.capacity_bytes);
+  std::error_code error;
+  if (!std::filesystem::is_directory(tier.directory, error)) {
+    return Fail(Code::kNotFound, what + ": " + tier.directory +
+                                     " is not a directory; make it (mkdir -p) and give it to the daemon's user");
+  }
   MLCACHE_RETURN_IF_ERROR(CheckDirectory(what, tier.directory));
   struct statvfs room{};
-  const std::filesystem::path existing = ExistingAncestor(tier.directory);
-  if (statvfs(existing.c_str(), &room) != 0) return FailErrno(errno, what);
-  const uint64_t total_bytes = static_cast<uint64_t>(room.f_blocks) * room.f_frsize;
-  if (tier.capacity_bytes > total_bytes) {
-    return Fail(Code::kFailedPrecondition, what + ": its file system has only " + FormatSize(total_bytes) +
-                                               "; give the tier a smaller size, or a directory on a larger disk");
-  }
-  if (static_cast<uint64_t>(room.f_bavail) * room.f_frsize < floor_bytes) {
+  if (statvfs(tier.directory.c_str(), &room) != 0) return FailErrno(errno, what);
+  if (static_cast<uint64_t>(room.f_blocks) * room.f_frsize < tier.capacity_bytes)
+    LOG(WARNING) << what << ": the file system is smaller than this budget, so the tier will not reach it";
+  if (static_cast<uint64_t>(room.f_bavail) * room.f_frsize < floor_bytes)
     LOG(WARNING) << what << ": less room is free than --free_space_floor asks for, so the tier will not grow";
-  }
   return {};
 }
 
