@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstdlib>
 #include <ctime>
 #include <iostream>
 #include <string>
@@ -34,18 +33,10 @@ void RaiseFileLimit() {
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) PLOG(WARNING) << "raise the limit of open files";
 }
 
-// The journal stamps each line itself.
-void JournalPrefix(std::ostream& out, const google::LogMessageInfo& line, void* /*unused*/) {
-  out << line.severity[0] << ' ' << line.filename << ':' << line.line_number << ']';
-}
-
+// To stderr (which systemd hands to the journal), unless --log_dir asks for files.
 void StartLogging(const char* program) {
   FLAGS_logtostderr = gflags::GetCommandLineFlagInfoOrDie("log_dir").current_value.empty();
-  if (std::getenv("JOURNAL_STREAM") != nullptr) {
-    google::InitGoogleLogging(program, &JournalPrefix);
-  } else {
-    google::InitGoogleLogging(program);
-  }
+  google::InitGoogleLogging(program);
 }
 
 sigset_t BlockSignals() {
