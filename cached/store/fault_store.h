@@ -52,6 +52,7 @@ class FaultStore : public ObjectStore {  // thread-safe
                    const CallContext& context) override;
   Result<StoreCapacity> Capacity(const CallContext& context) override;
   Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
+  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   // The rules that match this call; those that need no body (fail, delay) have been carried out.

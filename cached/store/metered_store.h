@@ -21,6 +21,7 @@ class MeteredStore : public ObjectStore {  // thread-safe
                    const CallContext& context) override;
   Result<StoreCapacity> Capacity(const CallContext& context) override;
   Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
+  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   // One operation's figures; the frequent outcome is looked up once, here.

@@ -39,6 +39,7 @@ class RetryStore : public ObjectStore {
                    const CallContext& context) override;
   Result<StoreCapacity> Capacity(const CallContext& context) override;
   Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
+  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   template <typename T>

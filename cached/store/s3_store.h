@@ -31,6 +31,7 @@ class S3Store : public ObjectStore {  // thread-safe
                    const CallContext& context) override;
   Result<StoreCapacity> Capacity(const CallContext& context) override;
   Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
+  bool PinsVersion() const override { return true; }  // If-Match, and the head is checked before the first byte
 
  private:
   std::string Key(const std::string& path) const;

@@ -47,6 +47,7 @@ class ThrottleStore : public ObjectStore {
                    const CallContext& context) override;
   Result<StoreCapacity> Capacity(const CallContext& context) override;
   Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
+  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   Status Pay(TokenBucket& bucket, uint64_t tokens, const CallContext& context);
