@@ -5,7 +5,9 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +31,13 @@ struct SessionServerOptions {
   size_t max_sessions = 256;
   size_t metadata_workers = 16;
   Nanos request_timeout = std::chrono::seconds(60);  // of one store operation on behalf of a reader
+  // Who may mount beside root and the daemon's own user: nobody else for an empty list, everybody without one.
+  std::optional<std::vector<uid_t>> allowed_uids;
   store::StoreOptions store;
   VolumeOptions volume;
+  // Opens stores; store::OpenStore when it is empty. For tests.
+  std::function<Result<std::shared_ptr<store::ObjectStore>>(const store::StoreUrl&, const store::CallContext&)>
+      open_store;
 };
 
 struct MountReport {

@@ -1,0 +1,32 @@
+// The first exchange on a session socket: who may mount what, and how. Everything in a Hello comes from an untrusted
+// peer. Pure but for SendWelcome and SendRefusal.
+#pragma once
+
+#include <string>
+
+#include "cached/session/attributes.h"
+#include "cached/session/session_server.h"
+#include "common/ring/channel.h"
+#include "common/ring/socket.h"
+#include "common/status.h"
+#include "proto/session.pb.h"
+
+namespace mlcache::session {
+
+// kFailedPrecondition names both protocol versions when they differ; kInvalidArgument what else is wrong.
+Result<Hello> ParseHello(const std::string& bytes);
+
+// kPermissionDenied with the user and the flag that would let it in. Root and the daemon's own user always may.
+Status MayMount(const ring::PeerIdentity& peer, const SessionServerOptions& options);
+
+// What is asked for that this daemon does not do: a writable mount, a credential profile.
+Status CheckOptions(const MountOptions& options);
+
+View ViewOf(const MountOptions& options, const VolumeOptions& volume);
+
+Status SendWelcome(int socket, const ring::DaemonChannel& channel, uint64_t generation);
+
+// Best effort: the peer may be gone.
+void SendRefusal(int socket, const Error& error);
+
+}  // namespace mlcache::session

@@ -1,0 +1,427 @@
+#include "cached/session/metadata_cache.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "cached/session/codec.h"
+#include "cached/session/path.h"
+
+namespace mlcache::session {
+namespace {
+
+constexpr char kAboveRoot[] = "/";
+constexpr uint64_t kStormMisses = 16;
+constexpr Nanos kStormWindow = std::chrono::seconds(1);
+constexpr Nanos kPersistAgain = std::chrono::seconds(60);
+
+std::string DirectoryOf(std::string_view path) { return path.empty() ? kAboveRoot : std::string(ParentOf(path)); }
+
+Status CheckContext(const store::CallContext& context, std::string_view path) {
+  if (context.stop.stop_requested()) return Fail(Code::kCancelled, std::string(path) + ": called off");
+  if (context.deadline != Nanos::max() && SystemClock().Now() >= context.deadline)
+    return Fail(Code::kDeadlineExceeded, std::string(path) + ": the store did not answer in time");
+  return {};
+}
+
+// The leader gave up for reasons of its own: those who waited ask again.
+bool IsLeadersOwn(const Error& error) {
+  return error.code() == Code::kCancelled || error.code() == Code::kDeadlineExceeded ||
+         error.code() == Code::kOutOfRange;
+}
+
+const store::ListEntry* FindEntry(const Listing& listing, std::string_view name) {
+  const auto found = std::ranges::lower_bound(
+      listing.entries, name, {}, [](const store::ListEntry& entry) { return std::string_view(entry.name); });
+  return found != listing.entries.end() && found->name == name ? &*found : nullptr;
+}
+
+bool SameThing(const store::ObjectInfo& a, const store::ObjectInfo& b) {
+  return a.type == b.type && a.version == b.version && a.size == b.size && a.mtime_ns == b.mtime_ns &&
+         a.mode == b.mode && a.symlink_target == b.symlink_target;
+}
+
+}  // namespace
+
+MetadataCache::MetadataCache(MetadataOptions options, store::ObjectStore& store, cache::KeyValue& persistent,
+                             const Clock& clock)
+    : options_(std::move(options)), store_(store), persistent_(persistent), clock_(clock) {}
+
+MetadataCache::Threshold MetadataCache::ThresholdOf(Nanos max_age) const {
+  if (max_age == Nanos::max()) return {Nanos::min(), Nanos::min()};
+  const Nanos now = clock_.Now();
+  const Nanos age = std::max(max_age, Nanos::zero());
+  return {now - age, now - std::min(age, options_.negative_ttl)};
+}
+
+std::optional<Known> MetadataCache::Look(const Directory& directory, std::string_view name,
+                                         const Threshold& threshold) {
+  const auto single = directory.singles.find(name);
+  if (single != directory.singles.end() &&
+      (directory.listing == nullptr || single->second.fetched_at >= directory.listing->fetched_at)) {
+    const Known& known = single->second;
+    if (known.exists && !known.info.settled) return std::nullopt;
+    if (known.fetched_at < (known.exists ? threshold.exists : threshold.absent)) return std::nullopt;
+    return known;
+  }
+  if (directory.listing == nullptr || directory.listing->fetched_at < threshold.exists) return std::nullopt;
+  if (const store::ListEntry* entry = FindEntry(*directory.listing, name)) {
+    if (!entry->info.settled) return std::nullopt;
+    return Known{.exists = true, .info = entry->info, .fetched_at = directory.listing->fetched_at};
+  }
+  if (directory.listing->fetched_at < threshold.absent) return std::nullopt;
+  return Known{.exists = false, .info = {}, .fetched_at = directory.listing->fetched_at};
+}
+
+MetadataCache::Directory& MetadataCache::Touch(const std::string& path) {
+  auto [found, fresh] = directories_.try_emplace(path);
+  Directory& directory = found->second;
+  if (fresh) {
+    directory.used = used_.insert(used_.begin(), path);
+    ++weight_;
+  } else {
+    used_.splice(used_.begin(), used_, directory.used);
+  }
+  return directory;
+}
+
+std::optional<Known> MetadataCache::Peek(std::string_view path, Nanos max_age) {
+  const Threshold threshold = ThresholdOf(max_age);
+  std::lock_guard lock(mutex_);
+  const auto found = directories_.find(path.empty() ? std::string_view(kAboveRoot) : ParentOf(path));
+  if (found == directories_.end()) return std::nullopt;
+  used_.splice(used_.begin(), used_, found->second.used);
+  return Look(found->second, NameOf(path), threshold);
+}
+
+// How many entries a listing may bring and still be worth the single requests that were made so far.
+uint64_t MetadataCache::StormLimit(const Directory& directory) const {
+  return directory.misses * options_.entries_per_request;
+}
+
+MetadataCache::Work MetadataCache::Choose(Directory& directory, const Threshold& threshold, Nanos max_age) {
+  if (!directory.persistent_checked) return Work::kLoad;
+  const Nanos now = clock_.Now();
+  if (directory.misses == 0 || now - directory.misses_since > kStormWindow) {
+    directory.misses = 0;
+    directory.misses_since = now;
+  }
+  ++directory.misses;
+  // A fresh listing that could not tell (an unsettled entry) will not tell next time either, and one that is stale as
+  // soon as it is made serves nobody.
+  const bool listed = directory.listing != nullptr && directory.listing->fetched_at >= threshold.exists;
+  const bool lasting = max_age >= kStormWindow;
+  const bool worth = StormLimit(directory) > directory.known_size && directory.known_size < options_.max_entries;
+  if (directory.misses >= kStormMisses && lasting && !listed && worth) return Work::kList;
+  return Work::kStat;
+}
+
+Result<MetadataCache::FlightPtr> MetadataCache::Board(std::unique_lock<std::mutex>& lock, const std::string& key,
+                                                      const store::CallContext& context, bool* led) {
+  const auto [found, fresh] = flights_.try_emplace(key);
+  *led = fresh;
+  if (fresh) {
+    found->second = std::make_shared<Flight>();
+    found->second->started = clock_.Now();
+    found->second->epoch = epoch_;
+    return found->second;
+  }
+  FlightPtr flight = found->second;
+  const auto done = [&flight] { return flight->done; };
+  if (context.deadline == Nanos::max()) {
+    landed_.wait(lock, context.stop, done);
+  } else {
+    landed_.wait_until(lock, context.stop, std::chrono::steady_clock::time_point(context.deadline), done);
+  }
+  if (!flight->done) MLCACHE_RETURN_IF_ERROR(CheckContext(context, std::string_view(key).substr(1)));
+  return flight;
+}
+
+void MetadataCache::Land(std::unique_lock<std::mutex>& lock, const std::string& key, const FlightPtr& flight) {
+  if (!lock.owns_lock()) lock.lock();
+  flight->done = true;
+  if (const auto found = flights_.find(key); found != flights_.end() && found->second == flight) flights_.erase(found);
+  landed_.notify_all();
+  Shrink();
+}
+
+Result<Known> MetadataCache::Stat(const std::string& path, Nanos max_age, const store::CallContext& context) {
+  const Threshold threshold = ThresholdOf(max_age);
+  const std::string parent = DirectoryOf(path);
+  const bool above_root = path.empty();
+  bool loaded = above_root;
+  bool listed = above_root;
+  while (true) {
+    MLCACHE_RETURN_IF_ERROR(CheckContext(context, path));
+    std::unique_lock lock(mutex_);
+    Directory& directory = Touch(parent);
+    if (auto known = Look(directory, NameOf(path), threshold)) return *std::move(known);
+    if (loaded) directory.persistent_checked = true;
+    Work work = Choose(directory, threshold, max_age);
+    if (work == Work::kList && listed) work = Work::kStat;
+    const uint64_t limit = StormLimit(directory);
+    const std::string key = work == Work::kStat ? "S" + path : (work == Work::kList ? "L" : "P") + parent;
+    bool led = false;
+    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, Board(lock, key, context, &led));
+    if (led) {
+      lock.unlock();
+      if (work == Work::kStat) RunStat(path, *flight, context);
+      if (work == Work::kLoad) RunLoad(parent, *flight);
+      if (work == Work::kList) RunList(parent, limit, *flight, context);
+      lock.lock();
+      if (work == Work::kStat) KeepSingle(path, *flight);
+      if (work != Work::kStat) KeepListing(parent, *flight);
+      Land(lock, key, flight);
+    }
+    loaded = loaded || work == Work::kLoad;
+    listed = listed || (work == Work::kList && (led || flight->error.has_value()));
+    if (work != Work::kStat || !flight->done || flight->started < threshold.exists) continue;
+    if (!flight->error.has_value()) return flight->known;
+    if (led || !IsLeadersOwn(*flight->error)) return std::unexpected(*flight->error);
+  }
+}
+
+Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& path, Nanos max_age,
+                                                           const store::CallContext& context) {
+  const Threshold threshold = ThresholdOf(max_age);
+  bool loaded = false;
+  while (true) {
+    MLCACHE_RETURN_IF_ERROR(CheckContext(context, path));
+    std::unique_lock lock(mutex_);
+    Directory& directory = Touch(path);
+    if (directory.listing != nullptr && !directory.contradicted && directory.listing->fetched_at >= threshold.exists)
+      return directory.listing;
+    const bool load = !loaded && !directory.persistent_checked;
+    const std::string key = (load ? "P" : "L") + path;
+    bool led = false;
+    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, Board(lock, key, context, &led));
+    if (led) {
+      lock.unlock();
+      if (load) {
+        RunLoad(path, *flight);
+      } else {
+        RunList(path, UINT64_MAX, *flight, context);
+      }
+      lock.lock();
+      KeepListing(path, *flight);
+      Land(lock, key, flight);
+      lock.unlock();
+      if (!load && flight->listing != nullptr) Persist(path, *flight->listing);
+    }
+    loaded = loaded || load;
+    if (load || !flight->done || flight->started < threshold.exists) continue;
+    if (!flight->error.has_value()) return flight->listing;
+    if (led || !IsLeadersOwn(*flight->error)) return std::unexpected(*flight->error);
+  }
+}
+
+void MetadataCache::RunStat(const std::string& path, Flight& flight, const store::CallContext& context) {
+  Result<store::ObjectInfo> info = store_.Stat(path, context);
+  flight.known.fetched_at = flight.started;
+  if (info.has_value()) {
+    flight.known.exists = true;
+    flight.known.info = *std::move(info);
+  } else if (info.error().code() != Code::kNotFound) {
+    flight.error = std::move(info.error());
+  }
+}
+
+void MetadataCache::RunList(const std::string& path, uint64_t limit, Flight& flight,
+                            const store::CallContext& context) {
+  auto listing = std::make_shared<Listing>();
+  listing->fetched_at = flight.started;
+  std::string token;
+  do {
+    Result<store::ListPage> page = store_.List(path, token, context);
+    if (!page.has_value()) {
+      flight.error = std::move(page.error());
+      return;
+    }
+    if (listing->entries.empty()) {
+      listing->entries = std::move(page->entries);
+    } else {
+      std::ranges::move(page->entries, std::back_inserter(listing->entries));
+    }
+    if (!page->next.empty() && page->next == token) {
+      flight.error = Error(Code::kDataLoss, path + ": the store gave the same page of the listing twice");
+      return;
+    }
+    token = std::move(page->next);
+    if (!token.empty() && listing->entries.size() >= limit) {
+      std::lock_guard lock(mutex_);
+      Touch(path).known_size = listing->entries.size();
+      flight.error = Error(Code::kOutOfRange, path + ": larger than is worth listing for a few lookups");
+      return;
+    }
+  } while (!token.empty());
+  std::erase_if(listing->entries, [](const store::ListEntry& entry) { return !IsValidName(entry.name); });
+  if (!std::ranges::is_sorted(listing->entries, {}, &store::ListEntry::name))
+    std::ranges::stable_sort(listing->entries, {}, &store::ListEntry::name);
+  const auto doubled = std::ranges::unique(listing->entries, {}, &store::ListEntry::name);
+  listing->entries.erase(doubled.begin(), doubled.end());
+  flight.listing = std::move(listing);
+}
+
+void MetadataCache::RunLoad(const std::string& path, Flight& flight) {
+  const Result<std::optional<std::string>> bytes = persistent_.Get(PersistentKey(path));
+  if (!bytes.has_value()) {
+    LOG_EVERY_N(WARNING, 1000) << "reading back a listing: " << bytes.error();
+    return;
+  }
+  if (!bytes->has_value()) return;
+  std::optional<DecodedListing> decoded = DecodeListing(**bytes);
+  if (!decoded) return;
+  // A wall clock that was set back makes the listing's age unknown: old enough for all but those who take any age.
+  const Nanos age = clock_.WallNow() - decoded->fetched_wall;
+  auto listing = std::make_shared<Listing>(std::move(decoded->listing));
+  listing->fetched_at = age < Nanos::zero() ? Nanos::min() : clock_.Now() - age;
+  flight.listing = std::move(listing);
+}
+
+void MetadataCache::KeepSingle(const std::string& path, const Flight& flight) {
+  if (flight.error.has_value() || flight.epoch != epoch_) return;
+  Directory& directory = Touch(DirectoryOf(path));
+  const std::string name(NameOf(path));
+  const auto [single, fresh] = directory.singles.try_emplace(name, flight.known);
+  if (fresh) {
+    ++weight_;
+  } else if (single->second.fetched_at <= flight.started) {
+    single->second = flight.known;
+  }
+  if (directory.listing != nullptr && directory.listing->fetched_at <= flight.started) {
+    const store::ListEntry* entry = FindEntry(*directory.listing, name);
+    const bool same =
+        flight.known.exists ? entry != nullptr && SameThing(entry->info, flight.known.info) : entry == nullptr;
+    directory.contradicted = directory.contradicted || !same;
+  }
+  Shrink();
+}
+
+void MetadataCache::KeepListing(const std::string& path, const Flight& flight) {
+  if (flight.epoch != epoch_) return;
+  Directory& directory = Touch(path);
+  directory.persistent_checked = true;
+  if (flight.listing == nullptr) return;
+  if (directory.listing != nullptr && directory.listing->fetched_at > flight.listing->fetched_at) return;
+  DropWeight(directory);
+  directory.listing = flight.listing;
+  directory.known_size = flight.listing->entries.size();
+  directory.contradicted = false;
+  directory.misses = 0;
+  std::erase_if(directory.singles,
+                [&](const auto& single) { return single.second.fetched_at <= flight.listing->fetched_at; });
+  for (const auto& [name, known] : directory.singles) {
+    const store::ListEntry* entry = FindEntry(*directory.listing, name);
+    const bool same = known.exists ? entry != nullptr && SameThing(entry->info, known.info) : entry == nullptr;
+    directory.contradicted = directory.contradicted || !same;
+  }
+  weight_ += 1 + directory.singles.size() + directory.listing->entries.size();
+  Shrink();
+}
+
+void MetadataCache::DropWeight(const Directory& directory) {
+  weight_ -= 1 + directory.singles.size() + (directory.listing == nullptr ? 0 : directory.listing->entries.size());
+}
+
+void MetadataCache::Shrink() {
+  while (weight_ > options_.max_entries && used_.size() > 1) {
+    const auto victim = directories_.find(used_.back());
+    DropWeight(victim->second);
+    directories_.erase(victim);
+    used_.pop_back();
+  }
+  if (weight_ <= options_.max_entries || used_.empty()) return;
+  // One directory is larger than all that may be kept.
+  Directory& directory = directories_.find(used_.front())->second;
+  DropWeight(directory);
+  directory.singles.clear();
+  directory.listing.reset();
+  directory.contradicted = false;
+  ++weight_;
+}
+
+void MetadataCache::Persist(const std::string& path, const Listing& listing) {
+  const Nanos wall = clock_.WallNow() - (clock_.Now() - listing.fetched_at);
+  std::string bytes = EncodeListing(listing, wall);
+  const uint64_t hash = EntriesHash(bytes);
+  uint64_t epoch = 0;
+  {
+    std::lock_guard lock(mutex_);
+    epoch = epoch_;
+    Directory& directory = Touch(path);
+    if (directory.listing.get() != &listing) return;
+    if (directory.persisted_hash == hash && clock_.Now() - directory.persisted_at < kPersistAgain) return;
+    directory.persisted_hash = hash;
+    directory.persisted_at = clock_.Now();
+  }
+  const std::string key = PersistentKey(path);
+  if (const Status status = persistent_.Write({{key, std::move(bytes)}}); !status.has_value()) {
+    LOG_EVERY_N(WARNING, 1000) << "keeping a listing for the next start: " << status.error();
+  }
+  // An Invalidate that came in between has deleted what was there before this write.
+  bool invalidated = false;
+  {
+    std::lock_guard lock(mutex_);
+    invalidated = epoch != epoch_;
+  }
+  if (invalidated) static_cast<void>(persistent_.Write({{key, std::nullopt}}));
+}
+
+uint64_t MetadataCache::Invalidate(const std::string& path) {
+  uint64_t dropped = 0;
+  {
+    std::lock_guard lock(mutex_);
+    ++epoch_;
+    flights_.clear();
+    Directory& parent = Touch(DirectoryOf(path));
+    const auto [single, fresh] = parent.singles.try_emplace(std::string(NameOf(path)));
+    if (fresh) ++weight_;
+    const bool listed = parent.listing != nullptr && FindEntry(*parent.listing, NameOf(path)) != nullptr;
+    if (!fresh || listed) ++dropped;
+    // An unsettled answer is one that makes the next question go to the store.
+    single->second = Known{.exists = true, .info = {}, .fetched_at = clock_.Now()};
+    single->second.info.settled = false;
+    parent.contradicted = parent.listing != nullptr;
+    parent.persisted_hash = 0;
+    const std::string below = path.empty() ? "" : path + "/";
+    for (auto it = directories_.lower_bound(path.empty() ? std::string_view() : std::string_view(path));
+         it != directories_.end() && it->first.starts_with(path);) {
+      const bool inside = it->first != kAboveRoot && (it->first == path || it->first.starts_with(below));
+      if (!inside) {
+        ++it;
+        continue;
+      }
+      DropWeight(it->second);
+      dropped += it->second.singles.size() + (it->second.listing == nullptr ? 0 : it->second.listing->entries.size());
+      used_.erase(it->second.used);
+      it = directories_.erase(it);
+    }
+  }
+  cache::WriteBatch batch;
+  if (!path.empty()) batch.emplace_back(PersistentKey(ParentOf(path)), std::nullopt);
+  batch.emplace_back(PersistentKey(path), std::nullopt);
+  std::string below = PersistentKey(path);
+  if (below.back() != '\0') below += '/';
+  Status status = persistent_.Scan(below, [&](std::string_view key, std::string_view) {
+    batch.emplace_back(std::string(key), std::nullopt);
+    return true;
+  });
+  if (status.has_value()) status = persistent_.Write(batch);
+  if (!status.has_value()) LOG(WARNING) << "forgetting listings kept on disk: " << status.error();
+  return dropped;
+}
+
+std::string MetadataCache::PersistentKey(std::string_view path) const {
+  std::string key = options_.persistent_prefix;
+  key += '\0';
+  key += JoinPath(options_.persistent_root, path);
+  return key;
+}
+
+size_t MetadataCache::entries_in_memory() const {
+  std::lock_guard lock(mutex_);
+  return weight_;
+}
+
+}  // namespace mlcache::session

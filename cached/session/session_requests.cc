@@ -1,0 +1,297 @@
+// What each operation of the ring does. Everything in a submission was written by an untrusted shim.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "cached/session/path.h"
+#include "cached/session/request.h"
+#include "cached/session/session.h"
+
+namespace mlcache::session {
+namespace {
+
+using ring::Op;
+
+constexpr uint64_t kMaxOffset = INT64_MAX;
+
+ring::Completion CompletionOf(const Result<ring::NodeAttributes>& attributes) {
+  if (!attributes.has_value()) return {.code = static_cast<int32_t>(attributes.error().code())};
+  ring::Completion completion{.attributes = *attributes};
+  // Lookup's way to say that there is nothing.
+  if (attributes->node == 0) completion.code = static_cast<int32_t>(Code::kNotFound);
+  return completion;
+}
+
+std::string_view NameOfSubmission(const ring::Submission& submission) {
+  return {submission.name.data(), std::min<size_t>(submission.name_length, submission.name.size())};
+}
+
+// What can be told from the submission alone.
+Status Check(const ring::Submission& submission) {
+  const auto op = static_cast<uint32_t>(submission.op);
+  if (op == 0 || op > static_cast<uint32_t>(Op::kStats))
+    return Fail(Code::kUnimplemented, "no operation has the number " + std::to_string(op));
+  if (submission.name_length > ring::kMaxNameBytes) return Fail(Code::kInvalidArgument, "a name above 255 bytes");
+  if (submission.op == Op::kLookup && !IsValidName(NameOfSubmission(submission)))
+    return Fail(Code::kInvalidArgument, "not a file name");
+  if (submission.op == Op::kRead || submission.op == Op::kReadDir) {
+    if (submission.length > ring::kMaxReadBytes || submission.offset > kMaxOffset)
+      return Fail(Code::kInvalidArgument, "a read above 1 MiB or behind all offsets");
+  }
+  return {};
+}
+
+}  // namespace
+
+void Session::Handle(const ring::Submission& submission, uint32_t pair) {
+  requests_.fetch_add(1, std::memory_order_relaxed);
+  if (HandleUnanswered(submission)) return;
+  if (submission.id == 0) {
+    End("the shim submitted a request without an id");
+    return;
+  }
+  const Nanos started = SystemClock().Now();
+  if (const Status sound = Check(submission); !sound.has_value()) {
+    Push(submission, pair, started, {.id = submission.id, .code = static_cast<int32_t>(sound.error().code())});
+    return;
+  }
+  if (std::optional<ring::Completion> completion = AnswerFromMemory(submission)) {
+    completion->id = submission.id;
+    Push(submission, pair, started, *completion);
+    return;
+  }
+  if (const RequestPtr request = Begin(submission, pair, started)) Dispatch(request);
+}
+
+bool Session::HandleUnanswered(const ring::Submission& submission) {
+  switch (submission.op) {
+    case Op::kRelease:
+      files_.Release(submission.handle, submission.node);
+      return true;
+    case Op::kReleaseDir:
+      files_.ReleaseDirectory(submission.handle, submission.node);
+      return true;
+    case Op::kCancel:
+      Cancel(submission.offset);
+      return true;
+    case Op::kForget:       // rows are dropped by use, ids never
+    case Op::kReleaseSlot:  // taken back by the channel
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::optional<ring::Completion> Session::AnswerFromMemory(const ring::Submission& submission) {
+  if (submission.op == Op::kLookup) {
+    if (const auto found = tree_->Lookup(submission.node, NameOfSubmission(submission), Effort::kMemoryOnly, {}))
+      return CompletionOf(*found);
+  } else if (submission.op == Op::kGetAttr) {
+    if (const auto found = tree_->GetAttributes(submission.node, Effort::kMemoryOnly, {})) return CompletionOf(*found);
+  }
+  return std::nullopt;
+}
+
+void Session::Dispatch(const RequestPtr& request) {
+  if (request->submission.op == Op::kRead) {
+    Read(request);
+    return;
+  }
+  InLane(request, [this, request] { Serve(request); });
+}
+
+void Session::Serve(const RequestPtr& request) {
+  const ring::Submission& submission = request->submission;
+  switch (submission.op) {
+    case Op::kLookup:
+      LookUp(request);
+      return;
+    case Op::kGetAttr:
+      GetAttributes(request);
+      return;
+    case Op::kOpen:
+      Open(request);
+      return;
+    case Op::kOpenDir:
+      OpenDir(request);
+      return;
+    case Op::kReadDir:
+      ReadDir(request);
+      return;
+    case Op::kReadLink:
+      ReplyOrRefuse(request, tree_->ReadLink(submission.node, ContextOf(*request)));
+      return;
+    case Op::kGetXattr:
+      GetXattr(request);
+      return;
+    case Op::kListXattr:
+      ReplyOrRefuse(request, tree_->ListXattr(submission.node));
+      return;
+    case Op::kStats:
+      Reply(request, describe_());
+      return;
+    case Op::kStatFs: {
+      const Result<ring::StatFsReply> reply = tree_->StatFs(ContextOf(*request));
+      if (!reply.has_value()) {
+        Refuse(*request, reply.error());
+        return;
+      }
+      std::string bytes(sizeof(*reply), '\0');
+      std::memcpy(bytes.data(), &*reply, sizeof(*reply));
+      Reply(request, std::move(bytes));
+      return;
+    }
+    default:
+      Refuse(*request, Error(Code::kUnimplemented, "no such operation"));
+  }
+}
+
+void Session::ReplyOrRefuse(const RequestPtr& request, Result<std::string> bytes) {
+  if (bytes.has_value()) {
+    Reply(request, *std::move(bytes));
+  } else {
+    Refuse(*request, bytes.error());
+  }
+}
+
+void Session::LookUp(const RequestPtr& request) {
+  const ring::Submission& submission = request->submission;
+  const auto found =
+      tree_->Lookup(submission.node, NameOfSubmission(submission), Effort::kMayBlock, ContextOf(*request));
+  if (!found->has_value()) {
+    Refuse(*request, found->error());
+  } else {
+    Complete(*request, CompletionOf(*found));
+  }
+}
+
+void Session::GetAttributes(const RequestPtr& request) {
+  const auto found = tree_->GetAttributes(request->submission.node, Effort::kMayBlock, ContextOf(*request));
+  if (!found->has_value()) {
+    Refuse(*request, found->error());
+  } else {
+    Complete(*request, CompletionOf(*found));
+  }
+}
+
+void Session::Open(const RequestPtr& request) {
+  const ring::Submission& submission = request->submission;
+  if ((submission.flags & O_ACCMODE) != O_RDONLY) {
+    Refuse(*request, Error(Code::kPermissionDenied, "this mount is read-only"));
+    return;
+  }
+  Result<Tree::Opened> opened = tree_->Open(submission.node, ContextOf(*request));
+  if (!opened.has_value()) {
+    Refuse(*request, opened.error());
+    return;
+  }
+  opened->source.hints.job = job_;
+  auto file =
+      std::make_shared<OpenFile>(submission.node, std::move(opened->source), parts_.fetcher, parts_.metrics, job_);
+  const uint64_t handle = files_.Add(std::move(file));
+  Complete(*request, {.handle = handle, .attributes = opened->attributes});
+  // Called off while it was opened: nobody will release the handle.
+  if (request->stop.stop_requested()) files_.Release(handle, submission.node);
+}
+
+void Session::OpenDir(const RequestPtr& request) {
+  const uint64_t node = request->submission.node;
+  Result<std::shared_ptr<const Listing>> listing = tree_->List(node, ContextOf(*request));
+  if (!listing.has_value()) {
+    Refuse(*request, listing.error());
+    return;
+  }
+  const uint64_t handle = files_.Add(OpenDirectory{.node = node, .listing = *std::move(listing)});
+  Complete(*request, {.handle = handle});
+  if (request->stop.stop_requested()) files_.ReleaseDirectory(handle, node);
+}
+
+void Session::ReadDir(const RequestPtr& request) {
+  const ring::Submission& submission = request->submission;
+  std::shared_ptr<const Listing> listing = files_.Directory(submission.handle, submission.node).listing;
+  if (listing == nullptr) {
+    Result<std::shared_ptr<const Listing>> fresh = tree_->List(submission.node, ContextOf(*request));
+    if (!fresh.has_value()) {
+      Refuse(*request, fresh.error());
+      return;
+    }
+    listing = *std::move(fresh);
+  }
+  ReplyOrRefuse(request, tree_->Page(submission.node, *listing, submission.offset, submission.length));
+}
+
+void Session::GetXattr(const RequestPtr& request) {
+  const ring::Submission& submission = request->submission;
+  Result<std::string> value = tree_->GetXattr(submission.node, NameOfSubmission(submission));
+  // Room 0 asks for the length alone; the value tells it.
+  if (value.has_value() && submission.length != 0 && value->size() > submission.length)
+    value = Fail(Code::kOutOfRange, "the value is longer than the caller's room");
+  ReplyOrRefuse(request, std::move(value));
+}
+
+void Session::Read(const RequestPtr& request) {
+  const ring::Submission& submission = request->submission;
+  if (const std::shared_ptr<OpenFile> file = files_.File(submission.handle, submission.node)) {
+    StartRead(request, file);
+    return;
+  }
+  InLane(request, [this, request] {
+    const uint64_t node = request->submission.node;
+    Result<fetch::Source> source = tree_->SourceOf(node);
+    if (!source.has_value()) {
+      Refuse(*request, source.error());
+      return;
+    }
+    source->hints.job = job_;
+    StartRead(request, files_.KeepByNode(
+                           std::make_shared<OpenFile>(node, *std::move(source), parts_.fetcher, parts_.metrics, job_)));
+  });
+}
+
+void Session::StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file) {
+  const ring::Submission& submission = request->submission;
+  const uint64_t left = submission.offset < file->size() ? file->size() - submission.offset : 0;
+  const auto length = static_cast<uint32_t>(std::min<uint64_t>(submission.length, left));
+  if (length == 0) {
+    Complete(*request, {});
+    return;
+  }
+  WithSlot(request, length,
+           [this, request, file, length](const ring::Slot& slot) { ReadInto(request, file, slot, length); });
+}
+
+void Session::ReadInto(const RequestPtr& request, const std::shared_ptr<OpenFile>& file, const ring::Slot& slot,
+                       uint32_t length) {
+  if (request->answered) {
+    GiveBackSlot(slot.index);
+    return;
+  }
+  const uint64_t offset = request->submission.offset;
+  const fetch::Source& source = file->OnRead(offset, length);
+  const store::CallContext context = ContextOf(*request);
+  parts_.fetcher.Read(source, offset, slot.bytes.first(length), context,
+                      [this, request = RequestPtr(request), file = std::shared_ptr<OpenFile>(file), slot,
+                       length](const Status& status) mutable {
+                        // The request is let go last: with the last one the session may go.
+                        const RequestPtr last = std::move(request);
+                        const std::shared_ptr<OpenFile> used = std::move(file);
+                        if (status.has_value()) {
+                          Complete(*last, {.slot = slot.index, .arena_offset = slot.arena_offset, .length = length});
+                          return;
+                        }
+                        GiveBackSlot(slot.index);
+                        if (status.error().code() != Code::kFailedPrecondition) {
+                          Refuse(*last, status.error());
+                          return;
+                        }
+                        // What the store no longer has must not be found again by the next lookup.
+                        InLane(last, [this, last, error = status.error()] {
+                          tree_->Distrust(last->submission.node);
+                          Refuse(*last, error);
+                        });
+                      });
+}
+
+}  // namespace mlcache::session

@@ -1,0 +1,331 @@
+#include "cached/session/session_server.h"
+
+#include <glog/logging.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <list>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <stop_token>
+#include <thread>
+#include <utility>
+
+#include "cached/metrics/metrics.h"
+#include "cached/session/handshake.h"
+#include "cached/session/path.h"
+#include "cached/session/session.h"
+#include "cached/session/volume_table.h"
+#include "common/executor.h"
+
+namespace mlcache::session {
+namespace {
+
+constexpr int kHelloPatienceMs = 10'000;
+constexpr int kAcceptPauseMs = 100;  // after an accept that failed for want of descriptors
+constexpr char kSocketName[] = "/session.sock";
+
+// One accepted socket with its thread, from the handshake to the end of its session.
+struct Connection {
+  UniqueFd socket;
+  ring::PeerIdentity peer;
+  MountReport report;  // of a session; set before `session`
+  std::shared_ptr<StoreVolume> volume;
+  uint64_t mount_id = 0;
+  std::shared_ptr<Session> session;  // null until the handshake is done, and after the end
+  bool done = false;
+  std::thread thread;
+};
+
+class ServerImpl final : public SessionServer {
+ public:
+  ServerImpl(const SessionServerOptions& options, const SessionDependencies& dependencies)
+      : options_(options),
+        dependencies_(dependencies),
+        volumes_(options_, dependencies_),
+        nodes_(dependencies_.nodes),
+        request_metrics_(dependencies_.metrics),
+        lane_width_(std::max<size_t>(1, options_.metadata_workers / 2)),
+        executor_(MakeThreadPool("metadata", std::max<size_t>(1, options_.metadata_workers),
+                                 options_.max_sessions * lane_width_)),
+        next_generation_(std::random_device{}()) {}
+
+  ~ServerImpl() override;
+
+  Status Start();
+
+  std::vector<MountReport> Mounts() const override;
+  Result<std::shared_ptr<Volume>> VolumeOfMount(const std::string& mountpoint) override;
+  Result<std::shared_ptr<Volume>> VolumeOfUrl(const std::string& url) override;
+  void NotifyInvalidated(const Volume& volume, const std::string& path) override;
+
+ private:
+  void Listen();
+  void Admit(UniqueFd socket);
+  void Reap();
+  void ServeConnection(Connection& connection);
+  Status Greet(Connection& connection);
+  std::string Describe(const Connection& connection) const;
+  store::CallContext Context() const;
+
+  const SessionServerOptions options_;
+  const SessionDependencies dependencies_;
+  VolumeTable volumes_;
+  NodeTable nodes_;
+  RequestMetrics request_metrics_;
+  const size_t lane_width_;
+  const std::unique_ptr<Executor> executor_;
+  UniqueFd listener_;
+  const UniqueFd wake_{eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};  // the listener: something to reap, or the end
+  std::stop_source stop_;
+  std::atomic<uint64_t> next_generation_;
+
+  mutable std::mutex mutex_;
+  std::list<Connection> connections_;  // the list and session, report, volume, done of each guarded by mutex_
+  std::thread listening_;
+};
+
+Status ServerImpl::Start() {
+  if (!wake_.valid()) return FailErrno(errno, "eventfd");
+  MLCACHE_ASSIGN_OR_RETURN(listener_, ring::Listen(options_.socket_dir + kSocketName, options_.socket_mode));
+  listening_ = std::thread([this] { Listen(); });
+  pthread_setname_np(listening_.native_handle(), "session-listen");
+  return {};
+}
+
+ServerImpl::~ServerImpl() {
+  stop_.request_stop();
+  static_cast<void>(eventfd_write(wake_.get(), 1));
+  if (listening_.joinable()) listening_.join();
+  {
+    std::lock_guard lock(mutex_);
+    for (Connection& connection : connections_) {
+      if (connection.session != nullptr) connection.session->End("the daemon is stopping");
+      shutdown(connection.socket.get(), SHUT_RDWR);  // ends a handshake
+    }
+  }
+  for (Connection& connection : connections_) connection.thread.join();
+  if (listener_.valid()) unlink((options_.socket_dir + kSocketName).c_str());
+}
+
+void ServerImpl::Listen() {
+  while (!stop_.stop_requested()) {
+    pollfd waits[2] = {{.fd = listener_.get(), .events = POLLIN, .revents = 0},
+                       {.fd = wake_.get(), .events = POLLIN, .revents = 0}};
+    if (poll(waits, 2, -1) < 0) continue;
+    if (waits[1].revents != 0) {
+      eventfd_t ignored = 0;
+      static_cast<void>(eventfd_read(wake_.get(), &ignored));
+      Reap();
+    }
+    if (stop_.stop_requested() || waits[0].revents == 0) continue;
+    Result<UniqueFd> socket = ring::Accept(listener_.get(), 0);
+    if (socket.has_value()) {
+      Admit(*std::move(socket));
+    } else if (socket.error().code() != Code::kDeadlineExceeded) {
+      LOG_EVERY_T(WARNING, 10) << "accepting a mount: " << socket.error();
+      pollfd pause{.fd = wake_.get(), .events = POLLIN, .revents = 0};
+      poll(&pause, 1, kAcceptPauseMs);
+    }
+  }
+}
+
+void ServerImpl::Admit(UniqueFd socket) {
+  const Result<ring::PeerIdentity> peer = ring::Peer(socket.get());
+  if (!peer.has_value()) return;
+  std::unique_lock lock(mutex_);
+  if (connections_.size() >= options_.max_sessions) {
+    lock.unlock();
+    SendRefusal(socket.get(),
+                Error(Code::kResourceExhausted, "this daemon already serves " + std::to_string(options_.max_sessions) +
+                                                    " mounts (--max_sessions)"));
+    return;
+  }
+  Connection& connection = connections_.emplace_back();
+  connection.socket = std::move(socket);
+  connection.peer = *peer;
+  connection.thread = std::thread([this, &connection] { ServeConnection(connection); });
+  pthread_setname_np(connection.thread.native_handle(), "session");
+}
+
+void ServerImpl::Reap() {
+  std::list<Connection> done;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto it = connections_.begin(); it != connections_.end();) {
+      const auto next = std::next(it);
+      if (it->done) done.splice(done.end(), connections_, it);
+      it = next;
+    }
+  }
+  for (Connection& connection : done) connection.thread.join();
+}
+
+void ServerImpl::ServeConnection(Connection& connection) {
+  const Status greeted = Greet(connection);
+  if (greeted.has_value()) {
+    std::shared_ptr<Session> session;
+    {
+      std::lock_guard lock(mutex_);
+      session = connection.session;
+    }
+    LOG(INFO) << connection.report.mountpoint << ": mounted " << connection.report.store_url << " for user "
+              << connection.peer.uid << ", process " << connection.peer.pid;
+    dependencies_.metrics.mounts.Increment();
+    if (stop_.stop_requested()) session->End("the daemon is stopping");
+    const std::string why = session->Run(connection.socket.get());
+    dependencies_.metrics.mounts.Decrement();
+    LOG(INFO) << connection.report.mountpoint << ": session ended: " << why;
+  } else if (greeted.error().code() != Code::kAborted) {
+    LOG(WARNING) << "mount refused to user " << connection.peer.uid << ": " << greeted.error();
+    SendRefusal(connection.socket.get(), greeted.error());
+  }
+  // The shim learns of the end now, not when this thread is reaped.
+  shutdown(connection.socket.get(), SHUT_RDWR);
+  {
+    std::lock_guard lock(mutex_);
+    connection.session.reset();
+    connection.done = true;
+  }
+  static_cast<void>(eventfd_write(wake_.get(), 1));
+}
+
+// kAborted: the peer went before it said anything (a probe of the socket), so there is nobody to answer.
+Status ServerImpl::Greet(Connection& connection) {
+  const Result<ring::Message> message = ring::Receive(connection.socket.get(), kHelloPatienceMs);
+  if (!message.has_value()) return Fail(Code::kAborted, message.error().message());
+  MLCACHE_ASSIGN_OR_RETURN(const Hello hello, ParseHello(message->bytes));
+  MLCACHE_RETURN_IF_ERROR(MayMount(connection.peer, options_));
+  MLCACHE_RETURN_IF_ERROR(CheckOptions(hello.options()));
+  MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(hello.store_url(), Context()));
+  const ring::Geometry geometry{.queue_pairs = hello.workers()};
+  const uint64_t generation = ++next_generation_;
+  MLCACHE_ASSIGN_OR_RETURN(std::unique_ptr<ring::DaemonChannel> channel, ring::CreateChannel(geometry, generation));
+  const SessionParts parts{.fetcher = dependencies_.fetcher,
+                           .metadata = *executor_,
+                           .metrics = dependencies_.metrics,
+                           .request_metrics = request_metrics_,
+                           .clock = dependencies_.clock,
+                           .request_timeout = options_.request_timeout,
+                           .lane_width = lane_width_};
+  const View view = ViewOf(hello.options(), options_.volume);
+  ring::DaemonChannel& sent = *channel;
+  auto session =
+      std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
+                                std::move(channel), generation, size_t{geometry.queue_pairs} * geometry.queue_depth,
+                                hello.options().job(), [this, &connection] { return Describe(connection); });
+  {
+    std::lock_guard lock(mutex_);
+    connection.report = {.mountpoint = hello.mountpoint(),
+                         .store_url = volume->url().Canonical(),
+                         .pid = connection.peer.pid,
+                         .uid = connection.peer.uid,
+                         .job = hello.options().job(),
+                         .read_only = hello.options().read_only(),
+                         .immutable = hello.options().immutable(),
+                         .connected_at = dependencies_.clock.WallNow(),
+                         .open_mode = hello.options().open_mode()};
+    connection.volume = std::move(volume);
+    connection.mount_id = hello.mount_id();
+    connection.session = std::move(session);
+  }
+  Status sent_welcome = SendWelcome(connection.socket.get(), sent, generation);
+  if (!sent_welcome.has_value()) {
+    std::lock_guard lock(mutex_);
+    connection.session.reset();
+  }
+  return sent_welcome;
+}
+
+std::string ServerImpl::Describe(const Connection& connection) const {
+  nlohmann::json mount;
+  {
+    std::lock_guard lock(mutex_);
+    const MountReport& report = connection.report;
+    mount = {{"mountpoint", report.mountpoint},
+             {"store_url", report.store_url},
+             {"job", report.job},
+             {"open_mode", report.open_mode},
+             {"read_only", report.read_only},
+             {"immutable", report.immutable},
+             {"requests", connection.session == nullptr ? 0 : connection.session->requests()}};
+  }
+  const nlohmann::json all = {{"mount", std::move(mount)},
+                              {"daemon", nlohmann::json::parse(dependencies_.metrics.Json(), nullptr, false)}};
+  // Names of files need not be UTF-8.
+  return all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+store::CallContext ServerImpl::Context() const {
+  return {.deadline = SystemClock().Now() + options_.request_timeout, .stop = stop_.get_token()};
+}
+
+std::vector<MountReport> ServerImpl::Mounts() const {
+  std::lock_guard lock(mutex_);
+  std::vector<MountReport> reports;
+  std::vector<uint64_t> mount_ids;
+  // While a server process replaces another, a mount has two sessions for a moment: the later one is reported.
+  for (auto it = connections_.rbegin(); it != connections_.rend(); ++it) {
+    if (it->session == nullptr) continue;
+    if (it->mount_id != 0 && std::ranges::find(mount_ids, it->mount_id) != mount_ids.end()) continue;
+    mount_ids.push_back(it->mount_id);
+    MountReport& report = reports.emplace_back(it->report);
+    report.requests = it->session->requests();
+  }
+  std::ranges::reverse(reports);
+  return reports;
+}
+
+Result<std::shared_ptr<Volume>> ServerImpl::VolumeOfMount(const std::string& mountpoint) {
+  std::lock_guard lock(mutex_);
+  for (auto it = connections_.rbegin(); it != connections_.rend(); ++it) {
+    if (it->session != nullptr && it->report.mountpoint == mountpoint) return it->volume;
+  }
+  return Fail(Code::kNotFound, mountpoint + " is no mount of this daemon: see mlcachectl mounts");
+}
+
+Result<std::shared_ptr<Volume>> ServerImpl::VolumeOfUrl(const std::string& url) {
+  MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(url, Context()));
+  return volume;
+}
+
+void ServerImpl::NotifyInvalidated(const Volume& volume, const std::string& path) {
+  const std::string identity = volume.url().Identity();
+  const std::string absolute = JoinPath(volume.url().path, path);
+  // Volumes of other prefixes of the store may know the same files.
+  for (const std::shared_ptr<StoreVolume>& other : volumes_.All()) {
+    if (other.get() == &volume || other->identity() != identity) continue;
+    const std::string& root = other->url().path;
+    if (IsWithin(absolute, root)) {
+      other->Invalidate(std::string(Below(absolute, root)));
+    } else if (IsWithin(root, absolute)) {
+      other->Invalidate("");
+    }
+  }
+  std::vector<std::shared_ptr<Session>> sessions;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Connection& connection : connections_) {
+      if (connection.session != nullptr && connection.volume->identity() == identity)
+        sessions.push_back(connection.session);
+    }
+  }
+  for (const std::shared_ptr<Session>& session : sessions) session->NotifyInvalidated(absolute);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<SessionServer>> StartSessionServer(const SessionServerOptions& options,
+                                                          const SessionDependencies& dependencies) {
+  auto server = std::make_unique<ServerImpl>(options, dependencies);
+  MLCACHE_RETURN_IF_ERROR(server->Start());
+  return server;
+}
+
+}  // namespace mlcache::session

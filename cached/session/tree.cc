@@ -1,0 +1,271 @@
+#include "cached/session/tree.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "cached/session/path.h"
+#include "common/hash.h"
+
+namespace mlcache::session {
+namespace {
+
+constexpr uint64_t kFirstCookie = 3;      // 1 and 2 are behind `.` and `..`, which the shim makes
+constexpr size_t kAssignedAtOnce = 1024;  // ids made durable together while a directory is read
+constexpr Nanos kCapacityAge = std::chrono::seconds(5);
+constexpr std::string_view kVersionXattr = "user.mlcache.version";
+constexpr std::string_view kCachedXattr = "user.mlcache.cached";
+constexpr std::string_view kTierXattr = "user.mlcache.tier";
+
+NodePtr MakeRoot(const StoreVolume& volume) {
+  auto root = std::make_shared<Node>();
+  root->identity = volume.identity();
+  root->path = volume.url().path;
+  root->info.type = store::FileType::kDirectory;
+  return root;
+}
+
+std::unexpected<Error> NoSuchNode(uint64_t id) {
+  return Fail(Code::kNotFound, "this mount has no node " + std::to_string(id));
+}
+
+bool IsFile(const Node& node) { return node.info.type == store::FileType::kRegular; }
+
+bool SameVersion(const Node& node, const Known& known) {
+  if (!known.exists || known.info.type != node.info.type) return false;
+  return !IsFile(node) || known.info.version == node.info.version;
+}
+
+size_t RecordBytes(size_t name_length) { return (sizeof(ring::DirEntry) + name_length + 7) / 8 * 8; }
+
+void Append(std::string& page, const ring::DirEntry& entry, std::string_view name) {
+  const size_t at = page.size();
+  page.resize(at + RecordBytes(name.size()));
+  std::memcpy(page.data() + at, &entry, sizeof(entry));
+  std::memcpy(page.data() + at + sizeof(entry), name.data(), name.size());
+}
+
+ring::StatFsReply ReplyOf(const store::StoreCapacity& capacity) {
+  constexpr uint64_t kPlentyBytes = uint64_t{1} << 50;
+  constexpr uint64_t kPlentyFiles = uint64_t{1} << 32;
+  ring::StatFsReply reply;
+  const bool sized = capacity.total_bytes != 0;
+  reply.blocks = (sized ? capacity.total_bytes : kPlentyBytes) / reply.block_bytes;
+  reply.blocks_free = (sized ? std::min(capacity.free_bytes, capacity.total_bytes) : kPlentyBytes) / reply.block_bytes;
+  const bool counted = capacity.total_files != 0;
+  reply.files = counted ? capacity.total_files : kPlentyFiles;
+  reply.files_free = counted ? std::min(capacity.free_files, capacity.total_files) : kPlentyFiles;
+  return reply;
+}
+
+}  // namespace
+
+Tree::Tree(std::shared_ptr<StoreVolume> volume, NodeTable& nodes, const View& view, const Clock& clock)
+    : volume_(std::move(volume)), nodes_(nodes), view_(view), clock_(clock), root_(MakeRoot(*volume_)) {}
+
+Attempt<NodePtr> Tree::Resolve(uint64_t id, Effort effort) {
+  if (id == ring::kRootNode) return root_;
+  NodePtr node = nodes_.Peek(id);
+  if (node == nullptr) {
+    if (effort == Effort::kMemoryOnly) return std::nullopt;
+    Result<NodePtr> loaded = nodes_.Get(id);
+    if (!loaded.has_value()) return loaded;
+    node = *std::move(loaded);
+  }
+  if (node->identity != root_->identity || !IsWithin(node->path, root_->path)) return NoSuchNode(id);
+  return node;
+}
+
+Result<NodePtr> Tree::ResolveFully(uint64_t id) { return *Resolve(id, Effort::kMayBlock); }
+
+Attempt<Known> Tree::KnownOf(const std::string& path, Effort effort, const store::CallContext& context) {
+  if (effort == Effort::kMayBlock) return volume_->Look(path, view_.max_age(), context);
+  std::optional<Known> known = volume_->Peek(path, view_.max_age());
+  if (!known) return std::nullopt;
+  return *std::move(known);
+}
+
+std::string Tree::RelativeOf(const Node& node) const { return std::string(Below(node.path, root_->path)); }
+
+ring::NodeAttributes Tree::Describe(const Known& known, std::string_view path, uint64_t id) const {
+  const uint64_t timeout = TimeoutOf(view_, known.info.settled, known.fetched_at, clock_.Now());
+  return AttributesOf(view_, known.info, id, InodeOf(root_->identity, path), timeout);
+}
+
+ring::NodeAttributes Tree::DescribeOld(const Node& node, uint64_t id) const {
+  ring::NodeAttributes attributes = AttributesOf(view_, node.info, id, InodeOf(node.identity, node.path), 0);
+  attributes.nlink = 0;
+  return attributes;
+}
+
+Attempt<ring::NodeAttributes> Tree::Lookup(uint64_t parent, std::string_view name, Effort effort,
+                                           const store::CallContext& context) {
+  if (!IsValidName(name)) return Fail(Code::kInvalidArgument, "not a file name");
+  const Attempt<NodePtr> directory = Resolve(parent, effort);
+  if (!directory) return std::nullopt;
+  if (!directory->has_value()) return std::unexpected(directory->error());
+  if ((**directory)->info.type != store::FileType::kDirectory)
+    return Fail(Code::kInvalidArgument, (**directory)->path + " is not a directory");
+  const std::string path = JoinPath((**directory)->path, name);
+  Attempt<Known> known = KnownOf(std::string(Below(path, root_->path)), effort, context);
+  if (!known) return std::nullopt;
+  if (!known->has_value()) return std::unexpected((*known).error());
+  const Known& found = **known;
+  if (!found.exists) {
+    ring::NodeAttributes absent;
+    absent.entry_timeout_ns = NegativeTimeoutOf(view_, found.fetched_at, clock_.Now());
+    return absent;
+  }
+  if (const std::optional<uint64_t> id = nodes_.PeekId(root_->identity, path, found.info))
+    return Describe(found, path, *id);
+  if (effort == Effort::kMemoryOnly) return std::nullopt;
+  const NodeRequest request{.path = path, .info = &found.info};
+  const Result<std::vector<uint64_t>> ids = nodes_.Assign(root_->identity, std::span(&request, 1));
+  if (!ids.has_value()) return std::unexpected(ids.error());
+  return Describe(found, path, ids->front());
+}
+
+Attempt<ring::NodeAttributes> Tree::GetAttributes(uint64_t id, Effort effort, const store::CallContext& context) {
+  const Attempt<NodePtr> resolved = Resolve(id, effort);
+  if (!resolved) return std::nullopt;
+  if (!resolved->has_value()) return std::unexpected(resolved->error());
+  const Node& node = ***resolved;
+  const Attempt<Known> known = KnownOf(RelativeOf(node), effort, context);
+  if (!known) return std::nullopt;
+  if (!known->has_value()) return std::unexpected(known->error());
+  if (SameVersion(node, **known)) return Describe(**known, node.path, id);
+  if (IsFile(node)) return DescribeOld(node, id);
+  return Fail(Code::kNotFound, node.path + " is gone from the store");
+}
+
+Result<std::string> Tree::ReadLink(uint64_t id, const store::CallContext& context) {
+  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+  if (node->info.type != store::FileType::kSymlink)
+    return Fail(Code::kInvalidArgument, node->path + " is not a symbolic link");
+  MLCACHE_ASSIGN_OR_RETURN(const Known known, volume_->Look(RelativeOf(*node), view_.max_age(), context));
+  if (!SameVersion(*node, known)) return Fail(Code::kNotFound, node->path + " is gone from the store");
+  return known.info.symlink_target;
+}
+
+Result<Tree::Opened> Tree::Open(uint64_t id, const store::CallContext& context) {
+  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+  if (!IsFile(*node)) return Fail(Code::kInvalidArgument, node->path + " is not a regular file");
+  const std::string path = RelativeOf(*node);
+  MLCACHE_ASSIGN_OR_RETURN(const Known known, volume_->Look(path, view_.max_age(), context));
+  if (!SameVersion(*node, known)) return Fail(Code::kFailedPrecondition, node->path + " holds another version by now");
+  Opened opened;
+  opened.attributes = Describe(known, node->path, id);
+  MLCACHE_ASSIGN_OR_RETURN(opened.source, volume_->Open(path, known.info));
+  return opened;
+}
+
+Result<fetch::Source> Tree::SourceOf(uint64_t id) {
+  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+  if (!IsFile(*node)) return Fail(Code::kInvalidArgument, node->path + " is not a regular file");
+  const std::string path = RelativeOf(*node);
+  // The row lacks the layout, and may date from before the version was settled.
+  const std::optional<Known> known = volume_->Peek(path, Nanos::max());
+  return volume_->Open(path, known && SameVersion(*node, *known) ? known->info : node->info);
+}
+
+Result<std::shared_ptr<const Listing>> Tree::List(uint64_t id, const store::CallContext& context) {
+  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+  if (node->info.type != store::FileType::kDirectory)
+    return Fail(Code::kInvalidArgument, node->path + " is not a directory");
+  return volume_->List(RelativeOf(*node), view_.max_age(), context);
+}
+
+Result<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t cookie, uint32_t room) {
+  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+  const std::string& identity = root_->identity;
+  const std::vector<store::ListEntry>& entries = listing.entries;
+  // next_cookie of entry i is i + kFirstCookie, and goes on with entry i + 1.
+  size_t index =
+      cookie < kFirstCookie ? 0 : static_cast<size_t>(std::min<uint64_t>(cookie - kFirstCookie, UINT32_MAX)) + 1;
+  std::string page;
+  const Nanos now = clock_.Now();
+  std::vector<uint64_t> ids;  // of the entries from `ids_begin` on
+  size_t ids_begin = index;
+  for (; index < entries.size(); ++index) {
+    const store::ListEntry& entry = entries[index];
+    if (page.size() + RecordBytes(entry.name.size()) > room) break;
+    const std::string path = JoinPath(node->path, entry.name);
+    std::optional<uint64_t> child;
+    if (index - ids_begin < ids.size()) {
+      child = ids[index - ids_begin];
+    } else {
+      child = nodes_.PeekId(identity, path, entry.info);
+    }
+    if (!child) {
+      std::vector<NodeRequest> requests;
+      const size_t end = std::min(entries.size(), index + kAssignedAtOnce);
+      requests.reserve(end - index);
+      for (size_t i = index; i < end; ++i)
+        requests.push_back({.path = JoinPath(node->path, entries[i].name), .info = &entries[i].info});
+      MLCACHE_ASSIGN_OR_RETURN(ids, nodes_.Assign(identity, requests));
+      ids_begin = index;
+      child = ids.front();
+    }
+    ring::DirEntry record;
+    const uint64_t timeout = TimeoutOf(view_, entry.info.settled, listing.fetched_at, now);
+    record.attributes = AttributesOf(view_, entry.info, *child, InodeOf(identity, path), timeout);
+    record.next_cookie = index + kFirstCookie;
+    record.name_length = static_cast<uint16_t>(entry.name.size());
+    record.last = index + 1 == entries.size() ? 1 : 0;
+    Append(page, record, entry.name);
+  }
+  if (page.empty() && index < entries.size())
+    return Fail(Code::kInvalidArgument, "no room for one entry of " + node->path);
+  return page;
+}
+
+Result<ring::StatFsReply> Tree::StatFs(const store::CallContext& context) {
+  {
+    std::lock_guard lock(capacity_mutex_);
+    if (capacity_ && clock_.Now() - capacity_at_ < kCapacityAge) return *capacity_;
+  }
+  const Nanos asked_at = clock_.Now();
+  MLCACHE_ASSIGN_OR_RETURN(const store::StoreCapacity capacity, volume_->store().Capacity(context));
+  std::lock_guard lock(capacity_mutex_);
+  capacity_ = ReplyOf(capacity);
+  capacity_at_ = asked_at;
+  return *capacity_;
+}
+
+Result<std::string> Tree::GetXattr(uint64_t id, std::string_view name) {
+  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+  const bool known = name == kVersionXattr || name == kCachedXattr || name == kTierXattr;
+  if (!known || !IsFile(*node)) return Fail(Code::kNotFound, node->path + " has no attribute " + std::string(name));
+  if (name == kVersionXattr) return ToHex(std::as_bytes(std::span(node->info.version)));
+  const std::shared_ptr<cache::CachedObject> object = volume_->FindCached(RelativeOf(*node), node->info);
+  if (name == kCachedXattr) {
+    const uint64_t cached = object == nullptr ? 0 : object->CachedBytes();
+    return std::to_string(cached) + "/" + std::to_string(node->info.size);
+  }
+  const std::string tier = object == nullptr ? std::string() : object->TierKind();
+  return tier.empty() ? "none" : tier;
+}
+
+Result<std::string> Tree::ListXattr(uint64_t id) {
+  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+  std::string names;
+  if (!IsFile(*node)) return names;
+  for (const std::string_view name : {kVersionXattr, kCachedXattr, kTierXattr}) {
+    names += name;
+    names += '\0';
+  }
+  return names;
+}
+
+void Tree::Distrust(uint64_t id) {
+  if (const Result<NodePtr> node = ResolveFully(id); node.has_value()) volume_->Invalidate(RelativeOf(**node));
+}
+
+std::optional<uint64_t> Tree::DirectoryNode(std::string_view path) {
+  if (path == root_->path) return ring::kRootNode;
+  if (!IsWithin(path, root_->path)) return std::nullopt;
+  return nodes_.Find(root_->identity, path, root_->info);
+}
+
+}  // namespace mlcache::session

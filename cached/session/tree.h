@@ -1,0 +1,99 @@
+// One mount's tree: nodeids in, attributes, listings and sources out. It keeps to the mount's prefix: a node of another
+// store or outside the prefix does not exist here. Knows nothing of rings. Thread-safe.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "cached/fetch/fetcher.h"
+#include "cached/session/attributes.h"
+#include "cached/session/node_table.h"
+#include "cached/session/store_volume.h"
+#include "common/clock.h"
+#include "common/ring/wire.h"
+#include "common/status.h"
+
+namespace mlcache::session {
+
+// kMemoryOnly: an answer is given only where no disk and no store need be asked.
+enum class Effort : uint8_t { kMemoryOnly, kMayBlock };
+
+// Nothing: more effort is needed.
+template <typename T>
+using Attempt = std::optional<Result<T>>;
+
+class Tree {
+ public:
+  // Borrows `nodes` and `clock`.
+  Tree(std::shared_ptr<StoreVolume> volume, NodeTable& nodes, const View& view, const Clock& clock);
+
+  // What `name` is in directory `parent`. Where there is nothing, node is 0 and entry_timeout_ns says for how long that
+  // may be believed.
+  Attempt<ring::NodeAttributes> Lookup(uint64_t parent, std::string_view name, Effort effort,
+                                       const store::CallContext& context);
+
+  // kNotFound when a directory or link is gone. A file that is gone or replaced is described as the node's version was,
+  // without links.
+  Attempt<ring::NodeAttributes> GetAttributes(uint64_t node, Effort effort, const store::CallContext& context);
+
+  Result<std::string> ReadLink(uint64_t node, const store::CallContext& context);
+
+  struct Opened {
+    ring::NodeAttributes attributes;
+    fetch::Source source;
+  };
+  // kFailedPrecondition: the path holds another version than the node by now (look it up again).
+  Result<Opened> Open(uint64_t node, const store::CallContext& context);
+
+  // The node's version for reading, whatever the path holds now.
+  Result<fetch::Source> SourceOf(uint64_t node);
+
+  Result<std::shared_ptr<const Listing>> List(uint64_t node, const store::CallContext& context);
+
+  // As many DirEntry records of `listing`, a listing of directory `node`, as fit into `room` bytes, from the place that
+  // `cookie` names. Empty at the end. kInvalidArgument when not even one fits.
+  Result<std::string> Page(uint64_t node, const Listing& listing, uint64_t cookie, uint32_t room);
+
+  // Sizes where the store knows none are 1 PiB and 2^32 files, all free, so that programs that look for room find it.
+  Result<ring::StatFsReply> StatFs(const store::CallContext& context);
+
+  // user.mlcache.version: the version's bytes in hexadecimal. user.mlcache.cached: "65536/131072", bytes of this
+  // version that are cached and its size. user.mlcache.tier: "memory", "disk" or "none". Regular files only; kNotFound
+  // for any other name.
+  Result<std::string> GetXattr(uint64_t node, std::string_view name);
+  // The names, each ended by NUL.
+  Result<std::string> ListXattr(uint64_t node);
+
+  // Forgets the metadata of a node's path: the store said that the version is no longer there.
+  void Distrust(uint64_t node);
+
+  // The node of a directory below the mount, by its path below the identity, if it was ever given out.
+  std::optional<uint64_t> DirectoryNode(std::string_view path);
+
+  const StoreVolume& volume() const { return *volume_; }
+  NodeTable& nodes() { return nodes_; }
+  const View& view() const { return view_; }
+
+ private:
+  Attempt<NodePtr> Resolve(uint64_t id, Effort effort);
+  Result<NodePtr> ResolveFully(uint64_t id);
+  Attempt<Known> KnownOf(const std::string& path, Effort effort, const store::CallContext& context);
+  std::string RelativeOf(const Node& node) const;
+  ring::NodeAttributes Describe(const Known& known, std::string_view path, uint64_t id) const;
+  ring::NodeAttributes DescribeOld(const Node& node, uint64_t id) const;
+
+  const std::shared_ptr<StoreVolume> volume_;
+  NodeTable& nodes_;
+  const View view_;
+  const Clock& clock_;
+  const NodePtr root_;
+
+  std::mutex capacity_mutex_;
+  std::optional<ring::StatFsReply> capacity_;  // guarded by capacity_mutex_
+  Nanos capacity_at_{};                        // guarded by capacity_mutex_
+};
+
+}  // namespace mlcache::session
