@@ -51,7 +51,7 @@ Result<UniqueFd> Dial(const std::string& socket_dir) {
   Result<UniqueFd> socket = ring::Connect(socket_dir + "/session.sock");
   if (socket) return socket;
   return Fail(Code::kUnavailable, "mlcached cannot be reached: " + socket.error().message() +
-                                      "; start it (systemctl start mlcached), or name its directory with --socket_dir");
+                                      "; another directory is named with --socket_dir");
 }
 
 Result<Greeting> Greet(int socket, const session::Hello& hello) {

@@ -25,6 +25,7 @@ namespace {
 constexpr Nanos kLookInterval = std::chrono::seconds(1);
 constexpr Nanos kStartTimeout = std::chrono::seconds(60);
 constexpr Nanos kQuickDeath = std::chrono::seconds(2);
+constexpr Nanos kHardlyLived = std::chrono::milliseconds(50);
 constexpr Nanos kLongestPause = std::chrono::seconds(2);
 constexpr int kEndTimeoutMs = 2000;
 constexpr uint64_t kReadaheadKib = 1024;
@@ -106,7 +107,8 @@ Status Keeper::Start() {
   const Nanos give_up = Now() + kStartTimeout;
   while (state_->ready == 0) {
     Wait(10);
-    if (ended_) return Fail(Code::kAborted, "the mount on " + mountpoint_ + " ended before it answered");
+    if (ended_ && state_->ready == 0)
+      return Fail(Code::kAborted, "the mount on " + mountpoint_ + " ended before it answered");
     if (Now() > give_up) {
       return Fail(Code::kDeadlineExceeded,
                   "the mount on " + mountpoint_ + " does not answer; mlcached's log should say why");
@@ -236,7 +238,9 @@ void Keeper::Judge(int wait_status) {
   const bool killed_from_outside = WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL && !killed_for_hanging_;
   ChargeDeath(*state_, killed_from_outside ? kKilledPoints : kCrashPoints);
   const Nanos now = Now();
-  quick_deaths_ = now - started_at_ < kQuickDeath ? quick_deaths_ + 1 : 0;
+  const Nanos lived = now - started_at_;
+  const bool quick = lived < (killed_from_outside ? kHardlyLived : kQuickDeath);
+  quick_deaths_ = quick ? quick_deaths_ + 1 : 0;
   // The first successors come at once; one that cannot live is tried again ever more slowly, but always.
   Nanos pause{0};
   if (quick_deaths_ > 3)
