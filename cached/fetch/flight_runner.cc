@@ -114,8 +114,9 @@ Status FlightRunner::Fetch(const std::shared_ptr<Flight>& flight, const cache::B
     uint64_t taken = 0;
     const Status status = FetchStep(flight, at, length, stream, context, &taken);
     if (!status.has_value()) {
-      // Nothing of a range that failed is kept, so all of it will be asked for again.
-      metrics_.store_wasted_bytes.Add(labels).Increment(static_cast<double>(at + taken - range.offset));
+      // Nothing of a range that failed is kept, so the steps that had succeeded were for nothing too; what the failed
+      // call itself brought is counted by the store.
+      metrics_.store_wasted_bytes.Add(labels).Increment(static_cast<double>(at - range.offset));
       return status;
     }
     at += length;

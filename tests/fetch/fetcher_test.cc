@@ -236,9 +236,19 @@ TEST(FetcherTest, StoreErrorReachesEveryReaderWithThePathAndKeepsNothing) {
   }
   EXPECT_EQ(source.object->CachedBytes(), 0U);
   EXPECT_EQ(Total(world.metrics.store_read_bytes), 0);
-  EXPECT_EQ(Total(world.metrics.store_wasted_bytes), 2 * kMiB);
   EXPECT_TRUE(world.ReadNow(source, 0, kChunkBytes).has_value());
   EXPECT_EQ(Total(world.metrics.store_read_bytes), kChunkBytes);
+}
+
+TEST(FetcherTest, StepsBeforeAFailedOneCountAsWasted) {
+  FetchWorld world({}, /*pinned=*/false);
+  const Source source = world.Make("file", kChunkBytes);
+  world.store->set_before_piece([&](const std::string&, uint64_t offset) {
+    if (offset == kMiB) world.store->FailNext(FakeObjectStore::Op::kRead, Error(Code::kUnavailable, "reset"));
+  });
+  EXPECT_EQ(world.ReadNow(source, 3 * kMiB, 1).error().code(), Code::kUnavailable);
+  EXPECT_EQ(Total(world.metrics.store_wasted_bytes), 2 * kMiB);
+  EXPECT_EQ(Total(world.metrics.store_read_bytes), 0);
 }
 
 TEST(FetcherTest, ShortReplyIsAnError) {
