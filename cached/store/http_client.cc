@@ -45,10 +45,10 @@ std::string Lower(std::string text) {
 }
 
 // "http://host:port/path" without its query, which may be long.
-std::string Shown(const std::string& url) { return url.substr(0, url.find('?')); }
+std::string_view Shown(std::string_view url) { return url.substr(0, url.find('?')); }
 
 Error CurlError(CURLcode code, const char* detail, const std::string& url) {
-  const std::string message = Shown(url) + ": " + (*detail != '\0' ? detail : curl_easy_strerror(code));
+  const std::string message = std::string(Shown(url)) + ": " + (*detail != '\0' ? detail : curl_easy_strerror(code));
   switch (code) {
     case CURLE_PARTIAL_FILE:
     case CURLE_WEIRD_SERVER_REPLY:
@@ -109,6 +109,7 @@ class HttpClient::Connection {
   Result<HttpResponse> Do(const HttpRequest& request, const HttpOptions& options, const CallContext& context,
                           const Clock& clock) {
     request_ = &request;
+    context_ = &context;
     clock_ = &clock;
     response_ = {};
     failure_.reset();
@@ -121,7 +122,7 @@ class HttpClient::Connection {
     Set(CURLOPT_HTTPGET, 1L);  // also undoes NOBODY
     if (request.method == HttpRequest::Method::kHead) Set(CURLOPT_NOBODY, 1L);
     curl_multi_add_handle(multi_, easy_);
-    const Status status = Drive(options, context);
+    const Status status = Drive(options);
     curl_multi_remove_handle(multi_, easy_);  // ends the connection if the reply is not complete
     Set(CURLOPT_HTTPHEADER, nullptr);
     request_ = nullptr;
@@ -137,9 +138,10 @@ class HttpClient::Connection {
   }
 
   // Runs the transfer to its end, the stop request, the deadline or a stall.
-  Status Drive(const HttpOptions& options, const CallContext& context) {
+  Status Drive(const HttpOptions& options) {
+    const CallContext& context = *context_;
     const std::stop_callback wake(context.stop, [multi = multi_] { curl_multi_wakeup(multi); });
-    const std::string shown = Shown(request_->url);
+    const std::string shown(Shown(request_->url));
     for (int running = 1;;) {
       MLCACHE_RETURN_IF_ERROR(CheckCall(context, *clock_, shown));
       if (const CURLMcode code = curl_multi_perform(multi_, &running); code != CURLM_OK) {
@@ -179,13 +181,15 @@ class HttpClient::Connection {
   }
 
   Status TakeBody(std::span<const std::byte> bytes) {
+    // A fast sender can keep libcurl busy for long without a return to Drive.
+    MLCACHE_RETURN_IF_ERROR(CheckCall(*context_, *clock_, Shown(request_->url)));
     MLCACHE_RETURN_IF_ERROR(Accept());
     if (Successful() && request_->sink) return request_->sink(bytes);
     const uint64_t limit = Successful() ? request_->max_body_bytes : kMaxErrorBody;
     const uint64_t room = limit - std::min<uint64_t>(limit, response_.body.size());
     if (Successful() && bytes.size() > room) {
       return Fail(Code::kDataLoss,
-                  Shown(request_->url) + ": the reply is longer than " + std::to_string(limit) + " bytes");
+                  std::string(Shown(request_->url)) + ": the reply is longer than " + std::to_string(limit) + " bytes");
     }
     response_.body.append(reinterpret_cast<const char*>(bytes.data()), std::min<uint64_t>(room, bytes.size()));
     return {};
@@ -224,6 +228,7 @@ class HttpClient::Connection {
 
   // Of the request that is under way.
   const HttpRequest* request_ = nullptr;
+  const CallContext* context_ = nullptr;
   const Clock* clock_ = nullptr;
   HttpResponse response_;
   std::optional<Error> failure_;  // what accept or sink returned

@@ -17,7 +17,7 @@ RetryStore::RetryStore(std::shared_ptr<ObjectStore> inner, const RetryOptions& o
       label_(label),
       metrics_(metrics),
       pause_(std::move(pause)),
-      random_(static_cast<std::minstd_rand::result_type>(seed)),
+      random_(seed),
       tokens_(options.budget_tokens) {}
 
 bool RetryStore::MayRetry(const Error& error, int attempt, const std::string& op, const CallContext& context) {

@@ -55,8 +55,8 @@ class RetryStore : public ObjectStore {
   Metrics& metrics_;
   const PauseFunction pause_;
 
-  std::mutex mutex_;         // guards all below; a leaf
-  std::minstd_rand random_;  // jitter needs no more
+  std::mutex mutex_;  // guards all below; a leaf
+  std::mt19937_64 random_;
   double tokens_;
 };
 

@@ -1,0 +1,114 @@
+#include "tests/store/backend.h"
+
+#include <fcntl.h>
+#include <glog/logging.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "cached/metrics/metrics.h"
+#include "cached/store/file_store.h"
+#include "cached/store/s3_store.h"
+#include "common/clock.h"
+#include "tests/fakes/fake_object_store.h"
+#include "tests/store/s3_server.h"
+
+namespace mlcache::store {
+namespace {
+
+namespace fs = std::filesystem;
+
+class FakeBackend : public Backend {
+ public:
+  ObjectStore& store() override { return store_; }
+  void Put(const std::string& path, const std::string& bytes) override { store_.Put(path, bytes); }
+  void Remove(const std::string& path) override { store_.Remove(path); }
+  void PutDirectory(const std::string& path) override { store_.PutDirectory(path); }
+  size_t many_entries() const override { return 2100; }
+  bool can_name(std::string_view /*name*/) const override { return true; }
+
+ private:
+  testing::FakeObjectStore store_;
+};
+
+// The real time, an hour ahead on the wall: what a test has just written counts as settled.
+class LateClock : public Clock {
+ public:
+  Nanos Now() const override { return SystemClock().Now(); }
+  Nanos WallNow() const override { return SystemClock().WallNow() + std::chrono::hours(1); }
+};
+
+class FileBackend : public Backend {
+ public:
+  FileBackend() {
+    Result<std::shared_ptr<FileStore>> store = FileStore::Open(directory_.Path(), clock_);
+    CHECK(store) << store.error();
+    store_ = *std::move(store);
+  }
+  ObjectStore& store() override { return *store_; }
+  void Put(const std::string& path, const std::string& bytes) override {
+    const fs::path file = fs::path(directory_.Path()) / path;
+    fs::create_directories(file.parent_path());
+    std::ofstream(file, std::ios::binary) << bytes;
+  }
+  void Remove(const std::string& path) override { fs::remove_all(fs::path(directory_.Path()) / path); }
+  void PutDirectory(const std::string& path) override { fs::create_directories(fs::path(directory_.Path()) / path); }
+  size_t many_entries() const override { return 4200; }
+  bool can_name(std::string_view /*name*/) const override { return true; }
+
+ private:
+  LateClock clock_;
+  TempDir directory_;
+  std::shared_ptr<FileStore> store_;
+};
+
+// All lies below a prefix, so that rooting is tested, too.
+class S3Backend : public Backend {
+ public:
+  S3Backend() {
+    Server().DeleteAll();
+    Server().SetCredentials();
+    Server().Put("outside", "not to be seen");
+    Server().Put("root dir/", "");
+    StoreUrl url{.scheme = "s3", .authority = Server().bucket(), .path = "root dir"};
+    url.options["endpoint"] = Server().endpoint();
+    store_ = std::make_unique<S3Store>(url, HttpOptions{}, SystemClock());
+  }
+  ObjectStore& store() override { return *store_; }
+  void Put(const std::string& path, const std::string& bytes) override { Server().Put("root dir/" + path, bytes); }
+  void Remove(const std::string& path) override { Server().Delete("root dir/" + path); }
+  void PutDirectory(const std::string& path) override { Server().Put("root dir/" + path + "/", ""); }
+  size_t many_entries() const override { return 1030; }
+  // moto's URL routing takes no newline.
+  bool can_name(std::string_view name) const override { return name.find('\n') == std::string_view::npos; }
+
+ private:
+  static S3Server& Server() {
+    static S3Server server(false);
+    return server;
+  }
+
+  std::unique_ptr<S3Store> store_;
+};
+
+}  // namespace
+
+TempDir::TempDir() {
+  std::string path = (fs::canonical(fs::temp_directory_path()) / "mlcache-store-XXXXXX").string();
+  CHECK(mkdtemp(path.data()) != nullptr);
+  path_ = path;
+}
+
+TempDir::~TempDir() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+std::unique_ptr<Backend> MakeFakeBackend() { return std::make_unique<FakeBackend>(); }
+std::unique_ptr<Backend> MakeFileBackend() { return std::make_unique<FileBackend>(); }
+std::unique_ptr<Backend> MakeS3Backend() { return std::make_unique<S3Backend>(); }
+
+}  // namespace mlcache::store

@@ -1,0 +1,88 @@
+"""A third-party S3 server (moto) on 127.0.0.1 for the store's tests, and the hand that fills it.
+
+Speaks JSON lines. First it prints {"endpoint", "bucket", "access_key_id", "secret_access_key"}. Then each line on
+standard input is a command, answered by one line: {"put": KEY, "bytes": DATA} with both in base64, {"delete": KEY},
+{"delete_all": true}. It ends at the end of its input, so it never outlives the test that started it.
+
+With --verify the server checks every request's signature (and answers 403 to one that is wrong).
+With MLCACHE_TEST_S3_ENDPOINT set, that server is filled instead, with the credentials of the environment.
+"""
+
+import argparse
+import base64
+import json
+import os
+import sys
+
+import boto3
+from botocore.config import Config
+
+BUCKET = "mlcache-test"
+ALLOW_ALL = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
+
+
+def start_moto(verify):
+    """Starts the server in this process; returns its endpoint and the keys of a user who may do everything."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://127.0.0.1:%d" % server.get_host_and_port()[1]
+    root = {"endpoint_url": endpoint, "region_name": "us-east-1"}
+    root |= {"aws_access_key_id": "root", "aws_secret_access_key": "root"}
+    iam = boto3.client("iam", **root)
+    iam.create_user(UserName="mlcache")
+    iam.put_user_policy(UserName="mlcache", PolicyName="all", PolicyDocument=ALLOW_ALL)
+    key = iam.create_access_key(UserName="mlcache")["AccessKey"]
+    if verify:
+        from moto import settings
+
+        settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
+    return endpoint, key["AccessKeyId"], key["SecretAccessKey"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--verify", action="store_true")
+    verify = parser.parse_args().verify
+    endpoint = os.environ.get("MLCACHE_TEST_S3_ENDPOINT")
+    if endpoint:
+        access, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    else:
+        endpoint, access, secret = start_moto(verify)
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=os.environ.get("AWS_REGION", "us-east-1"),
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    if BUCKET not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:
+        s3.create_bucket(Bucket=BUCKET)
+    hello = {"endpoint": endpoint, "bucket": BUCKET, "access_key_id": access, "secret_access_key": secret}
+    print(json.dumps(hello), flush=True)
+
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer = {"ok": True}
+        try:
+            if "put" in command:
+                key = base64.b64decode(command["put"]).decode()
+                s3.put_object(Bucket=BUCKET, Key=key, Body=base64.b64decode(command["bytes"]))
+            elif "delete" in command:
+                s3.delete_object(Bucket=BUCKET, Key=base64.b64decode(command["delete"]).decode())
+            else:
+                for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+                    for item in page.get("Contents", []):
+                        s3.delete_object(Bucket=BUCKET, Key=item["Key"])
+        except Exception as error:  # the test reports it
+            answer = {"ok": False, "error": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
