@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <optional>
+#include <sstream>
 #include <string_view>
 
 #include "common/units.h"
@@ -28,6 +30,9 @@ DEFINE_uint32(disk_workers, 4, "Reads at once that wait for a tier's disk");
 DEFINE_string(in_flight_bytes, "256MiB", "Memory of all fetches on their way");
 DEFINE_string(request_timeout, "60s", "Deadline of one store operation");
 DEFINE_uint32(metadata_workers, 16, "Lookups and listings at once that wait for a store");
+DEFINE_string(allowed_uids, "",
+              "UID[,UID...] that may mount, beside root and the daemon's own user; all: everybody, with the daemon's "
+              "credentials");
 DEFINE_uint32(max_sessions, 256, "Mounts at once");
 DEFINE_uint64(max_cached_entries, 2000000, "Directory entries kept in memory");
 DEFINE_string(negative_ttl, "1s", "How long 'no such file' is believed, at most");
@@ -208,6 +213,20 @@ Status RequirePositive() {
   return {};
 }
 
+Result<std::optional<std::vector<uid_t>>> AllowedUids() {
+  if (FLAGS_allowed_uids == "all") return std::nullopt;
+  std::vector<uid_t> uids;
+  std::istringstream list(FLAGS_allowed_uids);
+  for (std::string text; std::getline(list, text, ',');) {
+    uid_t uid = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), uid);
+    if (error != std::errc() || end != text.data() + text.size())
+      return UsageError("bad value '" + text + "' in --allowed_uids: write numeric user ids, as in 1000,1001, or all");
+    uids.push_back(uid);
+  }
+  return uids;
+}
+
 Result<DaemonOptions> OptionsFromFlags() {
   DaemonOptions options;
   MLCACHE_RETURN_IF_ERROR(RequirePositive());
@@ -229,6 +248,7 @@ Result<DaemonOptions> OptionsFromFlags() {
   options.fetch.background_workers = FLAGS_background_workers;
   options.fetch.disk_workers = FLAGS_disk_workers;
   options.session.socket_dir = options.socket_dir;
+  MLCACHE_ASSIGN_OR_RETURN(options.session.allowed_uids, AllowedUids());
   options.session.max_sessions = FLAGS_max_sessions;
   options.session.metadata_workers = FLAGS_metadata_workers;
   options.session.volume.max_cached_entries = FLAGS_max_cached_entries;
