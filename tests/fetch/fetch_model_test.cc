@@ -9,7 +9,7 @@ namespace mlcache::fetch {
 namespace {
 
 constexpr int kThreads = 4;
-constexpr int kSteps = 1000;
+constexpr int kSteps = 500;
 constexpr size_t kFiles = 6;
 
 class Walker {
