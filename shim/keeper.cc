@@ -25,7 +25,6 @@ namespace {
 constexpr Nanos kLookInterval = std::chrono::seconds(1);
 constexpr Nanos kStartTimeout = std::chrono::seconds(60);
 constexpr Nanos kQuickDeath = std::chrono::seconds(2);
-constexpr Nanos kHardlyLived = std::chrono::milliseconds(50);
 constexpr Nanos kLongestPause = std::chrono::seconds(2);
 constexpr int kEndTimeoutMs = 2000;
 constexpr uint64_t kReadaheadKib = 1024;
@@ -54,6 +53,12 @@ bool IsStuckCorpse(pid_t pid) {
   if (!std::getline(file, text)) return false;
   const size_t name_end = text.rfind(')');
   return name_end != std::string::npos && name_end + 2 < text.size() && text[name_end + 2] == 'Z';
+}
+
+uint64_t TotalProgress(const SharedState& state) {
+  uint64_t total = 0;
+  for (const WorkerBeat& beat : state.beats) total += beat.progress;
+  return total;
 }
 
 }  // namespace
@@ -179,6 +184,7 @@ void Keeper::Spawn() {
   hang_.Reset();
   killed_for_hanging_ = false;
   started_at_ = Now();
+  progress_at_start_ = TotalProgress(*state_);
   const pid_t child = ::fork();
   if (child < 0) {
     PLOG(ERROR) << "cannot start a server";
@@ -239,7 +245,8 @@ void Keeper::Judge(int wait_status) {
   ChargeDeath(*state_, killed_from_outside ? kKilledPoints : kCrashPoints);
   const Nanos now = Now();
   const Nanos lived = now - started_at_;
-  const bool quick = lived < (killed_from_outside ? kHardlyLived : kQuickDeath);
+  // One killed from outside was well unless it had not even begun.
+  const bool quick = killed_from_outside ? TotalProgress(*state_) == progress_at_start_ : lived < kQuickDeath;
   quick_deaths_ = quick ? quick_deaths_ + 1 : 0;
   // The first successors come at once; one that cannot live is tried again ever more slowly, but always.
   Nanos pause{0};

@@ -77,6 +77,7 @@ class Keeper {
   bool ended_ = false;
   int quick_deaths_ = 0;
   Nanos started_at_{};
+  uint64_t progress_at_start_ = 0;  // of all workers together
   Nanos next_start_{};
   Nanos next_look_{};
   HangDetector hang_;

@@ -68,11 +68,10 @@ std::vector<pid_t> ChildrenOf(pid_t pid) {
   return children;
 }
 
-bool IsAlive(pid_t pid) {
+char StateOf(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
   std::string text;
-  if (!std::getline(file, text)) return false;
-  return text[text.rfind(')') + 2] != 'Z';
+  return std::getline(file, text) ? text[text.rfind(')') + 2] : 'X';
 }
 
 bool IsMountpoint(const std::string& path) { return FindMount(path).has_value(); }

@@ -25,7 +25,8 @@ struct Finished {
 Finished RunProgram(const std::vector<std::string>& arguments);
 
 std::vector<pid_t> ChildrenOf(pid_t pid);
-bool IsAlive(pid_t pid);  // a zombie is not
+char StateOf(pid_t pid);  // as in proc(5): 'T' stopped, 'Z' a zombie; 'X' when there is no such process
+inline bool IsAlive(pid_t pid) { return StateOf(pid) != 'X' && StateOf(pid) != 'Z'; }
 bool IsMountpoint(const std::string& path);
 
 class MountTest : public ::testing::Test {

@@ -151,6 +151,7 @@ TEST_F(SurvivalTest, AHangingServerIsReplaced) {
   Mount({"--hang_timeout=2s"});
   const pid_t first = server();
   ::kill(first, SIGSTOP);
+  ASSERT_TRUE(Eventually([&] { return StateOf(first) == 'T'; }));
   const auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(::access(Path("small1").c_str(), F_OK), 0);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(6));
@@ -226,8 +227,7 @@ TEST_F(SurvivalTest, ADeadKeeperTakesItsServerAlong) {
   ::waitpid(keeper_, nullptr, 0);
   keeper_ = -1;
   EXPECT_TRUE(Eventually([&] { return !IsAlive(last); }));
-  EXPECT_EQ(::access(Path("small1").c_str(), F_OK), -1);
-  EXPECT_EQ(errno, ENOTCONN);
+  EXPECT_TRUE(Eventually([&] { return ::access(Path("small1").c_str(), F_OK) != 0 && errno == ENOTCONN; }));
   // And the next mount says what is in the way.
   const Finished again = RunProgram({MLCACHE_MOUNT_BINARY, "file:///fake", mountpoint_, "--socket_dir=" + socket_dir_});
   EXPECT_EQ(again.exit_code, 1);
