@@ -4,9 +4,9 @@
 // over the session socket. Indexes read from shared memory are checked at every step: a hostile peer can only stall
 // or garble its own session. No lock lives in shared memory.
 //
-// Sleeping: a side that finds nothing spins a little (adaptive), announces in shared memory that it sleeps, looks once
-// more, and waits on its eventfd (edge-triggered; its counter never needs reading). The other side writes the eventfd
-// only when it sees the announcement.
+// Sleeping: a side that finds nothing spins a little (spin.h), announces in shared memory that it sleeps, looks once
+// more, and waits on its eventfd with EPOLLET (its counter is never read; waiting level-triggered would never sleep
+// again). The other side writes the eventfd only when it sees the announcement. Wake-ups for nothing happen.
 #pragma once
 
 #include <cstddef>
@@ -56,22 +56,26 @@ class DaemonChannel {
   // Duplicates for the shim; any number of times.
   virtual Result<ChannelDescriptors> Descriptors() const = 0;
 
-  // The next submission of any pair, round robin, copied once; `pair` says whose. kReleaseSlot is handled inside.
+  // The next submission of any pair, round robin, copied once; `pair` says whose. Its op is known, its length at most
+  // kMaxReadBytes, its name_length at most kMaxNameBytes; all else is the shim's word. kReleaseSlot is handled inside,
+  // so slots may have come free even where nothing is returned: then serve whoever waits for one.
   // kDataLoss: the shim broke the protocol; the session must end.
   virtual Result<std::optional<Submission>> PopSubmission(uint32_t* pair) = 0;
 
   // Announces sleep; true if there is still nothing to pop, and waiting on `submission_doorbell` is then safe.
   virtual bool PrepareToSleep() = 0;
 
+  // The completion's slot, if any, must be acquired and becomes the shim's; arena_offset is filled in here.
   // False: the queue is full because the shim does not drain it (it may have at most queue_depth outstanding, so this
-  // is a broken shim).
+  // is a broken shim); the slot is still the daemon's.
   virtual bool PushCompletion(uint32_t pair, const Completion& completion) = 0;
 
   // False when the queue is full; notifications are hints.
   virtual bool PushNotification(const Notification& notification) = 0;
 
-  // A free slot of at least `bytes` (at most kMaxReadBytes), or none now: ask again after PopSubmission has taken back
-  // a slot (SlotsInUse fell).
+  // A free slot of at least `bytes`, or none: there is never one above kMaxReadBytes; else ask again after
+  // PopSubmission has taken back a slot (SlotsInUse fell). A thread that leaves its wish to the popping thread must ask
+  // once more after it has done so: the last slot may have come back in between.
   virtual std::optional<Slot> AcquireSlot(uint32_t bytes) = 0;
 
   // Gives back a slot that was acquired and not sent.
@@ -86,12 +90,13 @@ class ShimChannel {
  public:
   virtual ~ShimChannel() = default;
 
-  // False when the queue is full: drain completions first.
+  // False when the queue is full: drain completions first. Requires name_length and length within their limits.
   virtual bool Submit(uint32_t pair, const Submission& submission) = 0;
 
   virtual std::optional<Completion> PopCompletion(uint32_t pair) = 0;
 
-  // As the daemon's: true if waiting on the pair's completion doorbell is safe.
+  // As the daemon's: true if waiting on the pair's completion doorbell is safe. The announcement is withdrawn by the
+  // next PopCompletion, so a worker that wakes for another reason (/dev/fuse) only goes on with its loop.
   virtual bool PrepareToSleep(uint32_t pair) = 0;
 
   virtual std::optional<Notification> PopNotification() = 0;

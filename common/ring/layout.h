@@ -7,6 +7,7 @@
 // memory.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -46,7 +47,9 @@ struct SessionHeader {  // written before the shim is told of the memory, never 
 
 struct ControlHeader {
   SessionHeader session;
-  alignas(kLine) uint32_t daemon_asleep;  // the daemon sleeps on all submission queues at once
+  std::array<std::byte, kLine - sizeof(SessionHeader)> to_next_line;
+  uint32_t daemon_asleep;  // the daemon sleeps on all submission queues at once
+  std::array<std::byte, kLine - sizeof(uint32_t)> to_end_of_line;
 };
 
 static_assert(std::is_trivially_copyable_v<QueueIndexes> && sizeof(QueueIndexes) == 3 * kLine);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/ring/channel.h"
+#include "common/ring/doorbell.h"
 #include "common/ring/layout.h"
 #include "common/ring/memory.h"
 #include "common/ring/spsc.h"

@@ -14,7 +14,7 @@
 
 namespace mlcache::ring {
 
-inline constexpr size_t kMaxMessageBytes = 64 * 1024;
+inline constexpr size_t kMaxMessageBytes = size_t{64} << 10;
 inline constexpr size_t kMaxMessageDescriptors = 128;  // the kernel's bound is 253
 inline constexpr size_t kMaxSocketPathBytes = 107;     // of sockaddr_un, without its final NUL
 

@@ -2,89 +2,19 @@
 // Internal to common/ring. Each end is used by one thread at a time.
 //
 // Each end keeps its own index in private memory and only publishes it; the peer's index is read once, and believed
-// only if it describes a queue that can exist. Entries are copied word by word with relaxed atomics, so that a peer
-// that writes where it must not produces garbage values and no undefined behaviour.
-//
-// Why sequential consistency: a push stores `tail` and then loads `asleep`; a consumer about to sleep stores `asleep`
-// and then loads `tail` (Dekker's pattern). All four in one total order means that at least one of them sees the other,
-// so no wake-up is lost. Plain seq_cst operations rather than fences because ThreadSanitizer understands only the
-// former; on x86-64 they cost one xchg a push.
+// only if it describes a queue that can exist. `tail` is sequentially consistent for the sake of doorbell.h.
 #pragma once
 
-#include <unistd.h>
-
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 
+#include "common/ring/doorbell.h"
+#include "common/ring/entry.h"
 #include "common/ring/layout.h"
-#include "common/ring/wire.h"
 
 namespace mlcache::ring {
-
-static_assert(std::atomic_ref<uint32_t>::is_always_lock_free && std::atomic_ref<uint64_t>::is_always_lock_free);
-
-// How much of an entry travels: the fixed part first, then what the fixed part says; nothing if it says nonsense.
-template <typename T>
-struct EntryExtent;
-
-template <>
-struct EntryExtent<Submission> {
-  static constexpr size_t kFixedBytes = 64;
-  static std::optional<size_t> TotalBytes(const Submission& entry) {
-    if (entry.name_length > kMaxNameBytes) return std::nullopt;
-    return std::max(kFixedBytes, (offsetof(Submission, name) + entry.name_length + 7) / 8 * 8);
-  }
-};
-
-template <>
-struct EntryExtent<Completion> {
-  static constexpr size_t kFixedBytes = sizeof(Completion);
-  static std::optional<size_t> TotalBytes(const Completion& /*entry*/) { return kFixedBytes; }
-};
-
-template <>
-struct EntryExtent<Notification> {
-  static constexpr size_t kFixedBytes = offsetof(Notification, name);
-  static std::optional<size_t> TotalBytes(const Notification& entry) {
-    if (entry.name_length > kMaxNameBytes) return std::nullopt;
-    return (kFixedBytes + entry.name_length + 7) / 8 * 8;
-  }
-};
-
-static_assert(EntryExtent<Notification>::kFixedBytes % 8 == 0);
-static_assert(offsetof(Submission, name) <= EntryExtent<Submission>::kFixedBytes);
-
-// `shared` is 8-byte aligned; [from, to) are multiples of 8.
-inline void CopyOut(std::byte* shared, size_t from, size_t to, void* local) {
-  for (size_t at = from; at < to; at += sizeof(uint64_t)) {
-    const uint64_t word =
-        std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(shared + at)).load(std::memory_order_relaxed);
-    std::memcpy(static_cast<std::byte*>(local) + at, &word, sizeof(word));
-  }
-}
-
-inline void CopyIn(const void* local, size_t bytes, std::byte* shared) {
-  for (size_t at = 0; at < bytes; at += sizeof(uint64_t)) {
-    uint64_t word = 0;
-    std::memcpy(&word, static_cast<const std::byte*>(local) + at, sizeof(word));
-    std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(shared + at)).store(word, std::memory_order_relaxed);
-  }
-}
-
-inline std::atomic_ref<uint32_t> SharedWord(uint32_t& word) { return std::atomic_ref<uint32_t>(word); }
-
-// After a push: wakes the consumer if it announced that it sleeps. Of several producers one writes the doorbell.
-inline void RingIfAsleep(uint32_t& asleep, int doorbell) {
-  if (SharedWord(asleep).load(std::memory_order_seq_cst) == 0) return;
-  if (SharedWord(asleep).exchange(0, std::memory_order_seq_cst) == 0) return;
-  const uint64_t one = 1;
-  // Fails only when a peer drove the counter to its end, which can but silence the peer's own session.
-  [[maybe_unused]] const ssize_t written = ::write(doorbell, &one, sizeof(one));
-}
 
 template <typename T>
 class Producer {
@@ -160,28 +90,6 @@ class Consumer {
   uint32_t depth_;
   uint32_t head_ = 0;
   uint32_t known_tail_ = 0;
-};
-
-// A consumer's announcement that it sleeps. One thread.
-class SleepFlag {
- public:
-  explicit SleepFlag(uint32_t& word) : word_(&word) {}
-
-  void Announce() {
-    announced_ = true;
-    SharedWord(*word_).store(1, std::memory_order_seq_cst);
-  }
-
-  // Spares the producers their doorbell while we are awake. A producer that saw the announcement before rings in vain.
-  void Withdraw() {
-    if (!announced_) return;
-    announced_ = false;
-    SharedWord(*word_).store(0, std::memory_order_relaxed);
-  }
-
- private:
-  uint32_t* word_;
-  bool announced_ = false;
 };
 
 }  // namespace mlcache::ring

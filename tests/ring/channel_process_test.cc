@@ -92,6 +92,7 @@ TEST(ChannelThreads, NoWakeUpIsLostAndNoByteIsEarly) {
   std::atomic<int> failed = 0;
   {
     std::vector<std::jthread> threads;
+    threads.reserve(3);
     threads.emplace_back([&] {
       std::mt19937_64 random(seed);
       if (!Serve(*ends.daemon, ends.descriptors.submission_doorbell.get(), 2 * kRounds, random)) ++failed;
@@ -114,6 +115,7 @@ TEST(ChannelThreads, ManyDaemonThreadsPush) {
   constexpr uint64_t kEach = kRounds / 4;
   const Ends ends = MakeEnds({.queue_pairs = 1, .queue_depth = 16, .small_slots = 8, .large_slots = 2});
   std::vector<std::jthread> threads;
+  threads.reserve(kThreads + 1);
   for (int thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&, thread] {
       for (uint64_t number = 0; number < kEach; ++number) {

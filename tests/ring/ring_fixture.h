@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/epoll.h>
 
-#include <array>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -65,7 +65,7 @@ inline Submission MakeSubmission(uint64_t id, Op op, std::string_view name = {})
   submission.id = id;
   submission.op = op;
   submission.name_length = static_cast<uint16_t>(name.size());
-  std::memcpy(submission.name.data(), name.data(), name.size());
+  std::ranges::copy(name, submission.name.begin());
   return submission;
 }
 

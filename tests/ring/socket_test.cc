@@ -113,6 +113,7 @@ TEST_F(SocketTest, OfManyThatListenAtOnceOneWins) {
   std::vector<std::optional<Result<UniqueFd>>> listeners(8);
   {
     std::vector<std::jthread> threads;
+    threads.reserve(listeners.size());
     for (auto& listener : listeners) threads.emplace_back([&] { listener = Listen(path_, 0600); });
   }
   int won = 0;
