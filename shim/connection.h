@@ -15,7 +15,7 @@ namespace mlcache::shim {
 class Connection {
  public:
   // `publish` is called on the running thread with each new session, and with null when one ended.
-  using Publish = std::function<void(std::shared_ptr<DaemonSession>)>;
+  using Publish = std::function<void(const std::shared_ptr<DaemonSession>&)>;
   static Result<std::unique_ptr<Connection>> Make(std::string socket_dir, session::Hello hello, uint32_t workers,
                                                   Publish publish);
 

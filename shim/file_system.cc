@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "shim/answers.h"
 
@@ -76,7 +75,7 @@ void Lookup(fuse_req_t kernel, fuse_ino_t parent, const char* name) {
     fuse_reply_err(kernel, ENAMETOOLONG);
     return;
   }
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void HintForget(fuse_ino_t node) {
@@ -123,7 +122,7 @@ void Open(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) {
   }
   Request request = Make(kernel, ring::Op::kOpen, node);
   request.submission.flags = static_cast<uint32_t>(file->flags);
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void HintRelease(ring::Op op, fuse_ino_t node, uint64_t handle) {
@@ -157,7 +156,7 @@ void ReadStats(fuse_req_t kernel, fuse_ino_t node, size_t length, off_t offset, 
   request.room = length;
   request.position = position;
   request.open_file = file->fh;
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void Read(fuse_req_t kernel, fuse_ino_t node, size_t length, off_t offset, fuse_file_info* file) {
@@ -167,7 +166,7 @@ void Read(fuse_req_t kernel, fuse_ino_t node, size_t length, off_t offset, fuse_
   request.submission.offset = static_cast<uint64_t>(offset);
   request.submission.length = static_cast<uint32_t>(std::min<size_t>(length, ring::kMaxReadBytes));
   request.room = request.submission.length;
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void OpenDirectory(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) {
@@ -177,7 +176,7 @@ void OpenDirectory(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) {
   }
   Request request = Make(kernel, ring::Op::kOpenDir, node);
   request.keep_listing = file_system->immutable();
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void ReleaseDirectory(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) {
@@ -197,7 +196,7 @@ void StartReadDirectory(fuse_req_t kernel, fuse_ino_t node, size_t room, off_t o
   // The daemon's records carry attributes, so they are longer than the kernel's plain ones.
   const size_t wanted = plus ? room : room * (sizeof(ring::DirEntry) / kKernelDirent);
   request.submission.length = static_cast<uint32_t>(std::min<size_t>(wanted, ring::kMaxReadBytes));
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void ReadDirectory(fuse_req_t kernel, fuse_ino_t node, size_t room, off_t offset, fuse_file_info* file) {
@@ -220,7 +219,7 @@ void GetXattr(fuse_req_t kernel, fuse_ino_t node, const char* name, size_t room)
   }
   request.room = room;
   request.submission.length = 64 * 1024;  // the kernel's limit; whether it fits is decided here
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void ListXattr(fuse_req_t kernel, fuse_ino_t node, size_t room) {
@@ -235,7 +234,7 @@ void ListXattr(fuse_req_t kernel, fuse_ino_t node, size_t room) {
   Request request = Make(kernel, ring::Op::kListXattr, node);
   request.room = room;
   request.submission.length = 64 * 1024;
-  sink->Start(std::move(request));
+  sink->Start(request);
 }
 
 void Sync(fuse_req_t kernel, fuse_ino_t /*node*/, int /*data_only*/, fuse_file_info* /*file*/) {

@@ -119,7 +119,7 @@ void KernelChannel::WatchInterrupt(fuse_req_t request, uint64_t number) {
         const auto* const channel = static_cast<const KernelChannel*>(fuse_req_userdata(interrupted));
         if (channel->on_interrupt_) channel->on_interrupt_(reinterpret_cast<uint64_t>(data));
       },
-      reinterpret_cast<void*>(number));
+      reinterpret_cast<void*>(number));  // NOLINT(performance-no-int-to-ptr): never followed
 }
 
 uint64_t KernelChannel::CurrentUnique() { return current_unique; }

@@ -195,6 +195,7 @@ std::vector<Given> Split(std::string_view list) {
 
 std::unexpected<Error> Unknown(const Given& given) {
   std::vector<std::string_view> names;
+  names.reserve(kOptions.size());
   for (const Option& option : kOptions) names.push_back(option.name);
   std::string message = "unknown mount option '" + given.name + "'";
   if (given.name == "suid" || given.name == "dev") {

@@ -32,7 +32,7 @@ class RequestSink {
   virtual ~RequestSink() = default;
 
   // Takes over the duty to answer `request.kernel`. The submission's id is chosen by the sink.
-  virtual void Start(Request request) = 0;
+  virtual void Start(const Request& request) = 0;
 
   // A submission without completion; may be lost.
   virtual void Hint(const ring::Submission& submission) = 0;

@@ -46,9 +46,9 @@ class Server {
     kernel_->set_on_interrupt([this](uint64_t id) {
       if (Worker::IndexOf(id) < workers_.size()) workers_[Worker::IndexOf(id)]->PostInterrupt(id);
     });
-    MLCACHE_ASSIGN_OR_RETURN(connection_,
-                             Connection::Make(options_.socket_dir, options_.hello, kWorkers,
-                                              [this](std::shared_ptr<DaemonSession> session) { Publish(session); }));
+    MLCACHE_ASSIGN_OR_RETURN(
+        connection_, Connection::Make(options_.socket_dir, options_.hello, kWorkers,
+                                      [this](const std::shared_ptr<DaemonSession>& session) { Publish(session); }));
     MLCACHE_ASSIGN_OR_RETURN(notifier_, Notifier::Start(*kernel_, locks_));
     return kernel_->Start();
   }

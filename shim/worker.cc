@@ -89,20 +89,19 @@ bool Worker::TakeRequests() {
   return true;
 }
 
-void Worker::Start(Request request) {
-  const uint64_t id = uint64_t{options_.index} << kIndexShift | next_id_++;
-  ring::Submission& submission = request.submission;
+void Worker::Start(const Request& asked) {
   if (options_.fault_hook) {
-    options_.fault_hook(submission.op, std::string_view(submission.name.data(), submission.name_length));
+    options_.fault_hook(asked.submission.op,
+                        std::string_view(asked.submission.name.data(), asked.submission.name_length));
   }
-  submission.id = id;
+  const uint64_t id = uint64_t{options_.index} << kIndexShift | next_id_++;
+  Request& request = pending_.emplace(id, asked).first->second;
+  request.submission.id = id;
   request.unique = KernelChannel::CurrentUnique();
   if (options_.io_timeout > Nanos{0}) request.deadline = clock_.Now() + options_.io_timeout;
-  if (DirectoryLocks::Holds(submission.op)) locks_.Enter(submission.node);
-  const fuse_req_t kernel = request.kernel;
-  pending_.emplace(id, std::move(request));
+  if (DirectoryLocks::Holds(request.submission.op)) locks_.Enter(request.submission.node);
   backlog_.push_back(id);
-  kernel_.WatchInterrupt(kernel, id);
+  KernelChannel::WatchInterrupt(request.kernel, id);
   SendBacklog();
 }
 

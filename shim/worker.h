@@ -50,7 +50,7 @@ class Worker : public RequestSink {
   // Of a submission's id, made by Start: the worker it belongs to.
   static uint32_t IndexOf(uint64_t id) { return static_cast<uint32_t>(id >> kIndexShift); }
 
-  void Start(Request request) override;
+  void Start(const Request& request) override;
   void Hint(const ring::Submission& submission) override;
 
  private:
