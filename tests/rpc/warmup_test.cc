@@ -39,7 +39,7 @@ WarmupOptions Quick() {
           .settle_wait = std::chrono::milliseconds(1)};
 }
 
-Status Run(World& world, const std::string& path, Recorder& recorder, const WarmupOptions& options = Quick()) {
+Status WarmUp(World& world, const std::string& path, Recorder& recorder, const WarmupOptions& options = Quick()) {
   const ResolvedTargets targets = world.Targets(path);
   return RunWarmup(targets, options, *world.fetcher, SystemClock(), recorder);
 }
@@ -53,7 +53,7 @@ TEST(Warmup, CachesEveryByteAndCountsExactly) {
     bytes += sizes[i];
   }
   Recorder recorder;
-  const Status done = Run(world, "", recorder);
+  const Status done = WarmUp(world, "", recorder);
   ASSERT_TRUE(done.has_value()) << done.error();
   EXPECT_TRUE(recorder.last.done());
   EXPECT_TRUE(recorder.last.listing_done());
@@ -68,7 +68,7 @@ TEST(Warmup, CachesEveryByteAndCountsExactly) {
   for (size_t i = 0; i < sizes.size(); ++i) EXPECT_EQ(world.Cached("dir" + std::to_string(i) + "/file"), sizes[i]);
 
   Recorder again;
-  ASSERT_TRUE(Run(world, "", again).has_value());
+  ASSERT_TRUE(WarmUp(world, "", again).has_value());
   EXPECT_EQ(again.last.bytes_done(), bytes);
   EXPECT_EQ(again.last.bytes_fetched(), 0U);
   EXPECT_EQ(world.store->read_bytes(), bytes);
@@ -84,7 +84,7 @@ TEST(Warmup, FetchesOnlyWhatIsMissing) {
   const std::string block(cache::kBlockBytes, 'x');
   ASSERT_TRUE(source->object->Fill(**room, 0, std::as_bytes(std::span(block))).has_value());
   Recorder recorder;
-  ASSERT_TRUE(Run(world, "file", recorder).has_value());
+  ASSERT_TRUE(WarmUp(world, "file", recorder).has_value());
   EXPECT_EQ(recorder.last.bytes_done(), size);
   EXPECT_EQ(recorder.last.bytes_fetched(), size - cache::kBlockBytes);
 }
@@ -95,7 +95,7 @@ TEST(Warmup, MetadataOnlyReadsNoByte) {
   WarmupOptions options = Quick();
   options.metadata_only = true;
   Recorder recorder;
-  ASSERT_TRUE(Run(world, "", recorder, options).has_value());
+  ASSERT_TRUE(WarmUp(world, "", recorder, options).has_value());
   EXPECT_EQ(recorder.last.files_done(), 3U);
   EXPECT_EQ(recorder.last.directories(), 2U);
   EXPECT_EQ(world.store->reads(), 0U);
@@ -106,7 +106,7 @@ TEST(Warmup, NamesEachFailureAndGoesOn) {
   for (const char* path : {"a", "b", "c"}) world.store->Put(path, "123");
   world.store->FailNext(FakeObjectStore::Op::kRead, Error(Code::kPermissionDenied, "not allowed"));
   Recorder recorder;
-  ASSERT_TRUE(Run(world, "", recorder).has_value());
+  ASSERT_TRUE(WarmUp(world, "", recorder).has_value());
   EXPECT_EQ(recorder.last.files_done(), 2U);
   EXPECT_EQ(recorder.last.files_failed(), 1U);
   EXPECT_EQ(recorder.last.bytes_done(), 6U);
@@ -119,7 +119,7 @@ TEST(Warmup, NamesWhatDoesNotFit) {
   World world(2 * cache::kBlockBytes);
   world.store->Put("large", std::string(4 * cache::kBlockBytes, 'x'));
   Recorder recorder;
-  ASSERT_TRUE(Run(world, "", recorder).has_value());
+  ASSERT_TRUE(WarmUp(world, "", recorder).has_value());
   EXPECT_EQ(recorder.last.files_done() + recorder.last.files_failed(), 1U);
   EXPECT_EQ(recorder.last.files_failed(), 1U);
   ASSERT_EQ(recorder.failures.size(), 1U);
@@ -138,7 +138,7 @@ TEST(Warmup, LooksAgainAtAFileThatWasTooYoung) {
     while (world.store->stats() + world.store->lists() < 2) std::this_thread::yield();
     world.store->Edit("young", [](store::ObjectInfo& info) { info.settled = true; });
   });
-  ASSERT_TRUE(Run(world, "", recorder, options).has_value());
+  ASSERT_TRUE(WarmUp(world, "", recorder, options).has_value());
   EXPECT_EQ(recorder.last.files_done(), 1U);
   EXPECT_EQ(recorder.last.bytes_done(), 3U);
   EXPECT_EQ(recorder.last.bytes_total(), 3U);
@@ -149,7 +149,7 @@ TEST(Warmup, AFileThatNeverSettlesIsAFailure) {
   world.store->Put("young", "123");
   world.store->Edit("young", [](store::ObjectInfo& info) { info.settled = false; });
   Recorder recorder;
-  ASSERT_TRUE(Run(world, "", recorder).has_value());
+  ASSERT_TRUE(WarmUp(world, "", recorder).has_value());
   EXPECT_EQ(recorder.last.files_failed(), 1U);
   ASSERT_EQ(recorder.failures.size(), 1U);
   EXPECT_EQ(recorder.failures[0].path(), "/mnt/data/young");
@@ -163,7 +163,7 @@ TEST(Warmup, TakesTheNewVersionOfAFileThatChangedOnTheWay) {
     if (!replaced.exchange(true)) world.store->Put(path, std::string(cache::kBlockBytes, 'n'));
   });
   Recorder recorder;
-  ASSERT_TRUE(Run(world, "", recorder).has_value());
+  ASSERT_TRUE(WarmUp(world, "", recorder).has_value());
   EXPECT_EQ(recorder.last.files_total(), 1U);
   EXPECT_EQ(recorder.last.files_done(), 1U);
   EXPECT_EQ(recorder.last.bytes_total(), cache::kBlockBytes);
@@ -186,7 +186,7 @@ TEST(Warmup, ReportsWhileItWaitsAndStopsWhenCalledOff) {
     while (reports() < 3) std::this_thread::yield();
     recorder.cancelled = true;
   });
-  const Status done = Run(world, "", recorder);
+  const Status done = WarmUp(world, "", recorder);
   ASSERT_FALSE(done.has_value());
   EXPECT_EQ(done.error().code(), Code::kCancelled);
   EXPECT_FALSE(recorder.last.done());
