@@ -29,6 +29,7 @@ namespace {
 
 constexpr int kHelloPatienceMs = 10'000;
 constexpr int kAcceptPauseMs = 100;  // after an accept that failed for want of descriptors
+constexpr size_t kMaxRefusals = 16;
 constexpr char kSocketName[] = "/session.sock";
 
 // One accepted socket with its thread, from the handshake to the end of its session.
@@ -39,6 +40,7 @@ struct Connection {
   std::shared_ptr<StoreVolume> volume;
   uint64_t mount_id = 0;
   std::shared_ptr<Session> session;  // null until the handshake is done, and after the end
+  bool too_many = false;             // above max_sessions: to be refused
   bool done = false;
   std::thread thread;
 };
@@ -139,17 +141,14 @@ void ServerImpl::Listen() {
 void ServerImpl::Admit(UniqueFd socket) {
   const Result<ring::PeerIdentity> peer = ring::Peer(socket.get());
   if (!peer.has_value()) return;
-  std::unique_lock lock(mutex_);
-  if (connections_.size() >= options_.max_sessions) {
-    lock.unlock();
-    SendRefusal(socket.get(),
-                Error(Code::kResourceExhausted, "this daemon already serves " + std::to_string(options_.max_sessions) +
-                                                    " mounts (--max_sessions)"));
-    return;
-  }
+  std::lock_guard lock(mutex_);
+  // Some more are heard, so that they can be told why they are refused.
+  const auto live = static_cast<size_t>(std::ranges::count(connections_, false, &Connection::done));
+  if (live >= options_.max_sessions + kMaxRefusals) return;
   Connection& connection = connections_.emplace_back();
   connection.socket = std::move(socket);
   connection.peer = *peer;
+  connection.too_many = live >= options_.max_sessions;
   connection.thread = std::thread([this, &connection] { ServeConnection(connection); });
   pthread_setname_np(connection.thread.native_handle(), "session");
 }
@@ -200,6 +199,10 @@ void ServerImpl::ServeConnection(Connection& connection) {
 Status ServerImpl::Greet(Connection& connection) {
   const Result<ring::Message> message = ring::Receive(connection.socket.get(), kHelloPatienceMs);
   if (!message.has_value()) return Fail(Code::kAborted, message.error().message());
+  if (connection.too_many) {
+    return Fail(Code::kResourceExhausted, "this daemon already serves " + std::to_string(options_.max_sessions) +
+                                              " mounts: raise its --max_sessions");
+  }
   MLCACHE_ASSIGN_OR_RETURN(const Hello hello, ParseHello(message->bytes));
   MLCACHE_RETURN_IF_ERROR(MayMount(connection.peer, options_));
   MLCACHE_RETURN_IF_ERROR(CheckOptions(hello.options()));
