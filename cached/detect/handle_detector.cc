@@ -20,7 +20,7 @@ class HandleDetector final : public PatternDetector {
     if (length == 0) return;
     const Pattern seen =
         reads_ == 0 ? (offset == 0 ? Pattern::kSequential : Pattern::kUnknown) : Classify(offset, length);
-    const int64_t delta = static_cast<int64_t>(offset) - static_cast<int64_t>(last_offset_);
+    const int64_t delta = static_cast<int64_t>(offset - last_offset_);
     Follow(seen, offset, length);
     Conclude(seen);
     // A change of stride is no change of pattern.
@@ -57,7 +57,7 @@ class HandleDetector final : public PatternDetector {
 
   // What this one read looks like after those before it.
   Pattern Classify(uint64_t offset, uint64_t length) {
-    const auto delta = static_cast<int64_t>(offset) - static_cast<int64_t>(last_offset_);
+    const auto delta = static_cast<int64_t>(offset - last_offset_);
     const auto size = static_cast<int64_t>(length);
     if (offset == front_) return Pattern::kSequential;
     if (delta == last_delta_ && (delta > size || delta < -size)) return Pattern::kStrided;

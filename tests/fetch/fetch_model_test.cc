@@ -95,17 +95,21 @@ TEST_P(FetchModelTest, EveryByteIsTheFilesAndEveryCallEnds) {
   std::mt19937 random(seed);
   std::vector<Source> sources;
   std::vector<std::string> contents;
+  sources.reserve(kFiles);
+  contents.reserve(kFiles);
   for (size_t i = 0; i < kFiles; ++i) {
     const size_t size = 1 + random() % (i % 2 == 0 ? 3 * kChunkBytes : 3 * kBlockBytes);
     sources.push_back(world.Make("file" + std::to_string(i), size, i));
     contents.push_back(Content(size, i));
   }
   std::vector<std::unique_ptr<Walker>> walkers;
+  walkers.reserve(kThreads);
   for (int i = 0; i < kThreads; ++i) {
     walkers.push_back(std::make_unique<Walker>(world, sources, contents, static_cast<uint32_t>(random())));
   }
   {
     std::vector<std::jthread> threads;
+    threads.reserve(kThreads);
     for (const auto& walker : walkers) threads.emplace_back([&walker] { walker->Run(); });
   }
   int served = 0;
@@ -134,6 +138,7 @@ TEST(FetchModelTest, ManyReadersOfAColdDatasetFetchEachByteOnce) {
   }
   {
     std::vector<std::jthread> readers;
+    readers.reserve(8);
     for (int reader = 0; reader < 8; ++reader) {
       readers.emplace_back([&, order = std::mt19937(random())]() mutable {
         std::vector<size_t> files(sources.size());

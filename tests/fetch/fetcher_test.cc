@@ -20,10 +20,12 @@ TEST(FetcherTest, EightReadersOfOneChunkCauseOneRequest) {
   constexpr size_t kReaders = 8;
   constexpr size_t kPart = kChunkBytes / kReaders;
   std::vector<std::unique_ptr<Call>> calls;
+  calls.reserve(kReaders);
   for (size_t i = 0; i < kReaders; ++i) calls.push_back(std::make_unique<Call>(kPart));
   {
     std::latch start(kReaders);
     std::vector<std::jthread> readers;
+    readers.reserve(kReaders);
     for (size_t i = 0; i < kReaders; ++i) {
       readers.emplace_back([&, i] {
         start.arrive_and_wait();

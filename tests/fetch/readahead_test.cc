@@ -48,6 +48,7 @@ class ReadaheadTest : public ::testing::Test {
   }
   std::vector<ByteRange> Ranges() const {
     std::vector<ByteRange> ranges;
+    ranges.reserve(fetcher_.requests.size());
     for (const auto& request : fetcher_.requests) ranges.push_back(request.range);
     return ranges;
   }
