@@ -24,7 +24,6 @@
 namespace mlcache::store {
 namespace {
 
-constexpr size_t kPageEntries = 4096;
 constexpr size_t kSnapshots = 16;
 constexpr uint64_t kPieceBytes = 256 * kKiB;
 constexpr Nanos kSettleTime = std::chrono::seconds(2);
@@ -152,10 +151,10 @@ Status CheckVersion(int fd, const ObjectRef& ref, const std::string& shown) {
 
 }  // namespace
 
-FileStore::FileStore(std::string root, UniqueFd root_fd, const Clock& clock)
-    : root_(std::move(root)), root_fd_(std::move(root_fd)), clock_(clock) {}
+FileStore::FileStore(std::string root, UniqueFd root_fd, const Clock& clock, size_t page_entries)
+    : root_(std::move(root)), root_fd_(std::move(root_fd)), clock_(clock), page_entries_(page_entries) {}
 
-Result<std::shared_ptr<FileStore>> FileStore::Open(const std::string& root, const Clock& clock) {
+Result<std::shared_ptr<FileStore>> FileStore::Open(const std::string& root, const Clock& clock, size_t page_entries) {
   const std::string path = root.starts_with('/') ? root : "/" + root;
   UniqueFd fd(OpenAt2(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS));
   if (!fd.valid()) {
@@ -173,7 +172,7 @@ Result<std::shared_ptr<FileStore>> FileStore::Open(const std::string& root, cons
   }
   // Search permission, too: without it every look-up below would fail one by one.
   if (faccessat(fd.get(), ".", R_OK | X_OK, AT_EACCESS) != 0 && errno == EACCES) return Unreadable(path);
-  return std::shared_ptr<FileStore>(new FileStore(path, std::move(fd), clock));
+  return std::shared_ptr<FileStore>(new FileStore(path, std::move(fd), clock, page_entries));
 }
 
 std::string FileStore::Shown(const std::string& path) const {
@@ -251,9 +250,9 @@ Result<ListPage> FileStore::List(const std::string& path, const std::string& tok
   }
   auto name = token.empty() ? names->begin() : std::ranges::upper_bound(*names, last);
   ListPage page;
-  page.entries.reserve(std::min<size_t>(kPageEntries, static_cast<size_t>(names->end() - name)));
+  page.entries.reserve(std::min(page_entries_, static_cast<size_t>(names->end() - name)));
   const Nanos wall_now = clock_.WallNow();
-  for (; name != names->end() && page.entries.size() < kPageEntries; ++name) {
+  for (; name != names->end() && page.entries.size() < page_entries_; ++name) {
     if (page.entries.size() % 256 == 255) MLCACHE_RETURN_IF_ERROR(CheckCall(context, clock_, path));
     struct statx status{};
     if (statx(directory.get(), name->c_str(), AT_SYMLINK_NOFOLLOW, kStatxMask, &status) != 0) {

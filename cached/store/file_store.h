@@ -9,6 +9,7 @@
 // A read that the kernel itself holds up (a dead NFS server) cannot be called off; every other wait can.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -27,7 +28,9 @@ class FileStore : public ObjectStore {  // thread-safe
  public:
   // `root` is absolute and may not pass through symbolic links, which would let who owns one point the daemon
   // elsewhere. kNotFound, kPermissionDenied and kInvalidArgument name the directory and the remedy.
-  static Result<std::shared_ptr<FileStore>> Open(const std::string& root, const Clock& clock);
+  // `page_entries` is the most that a page of List has.
+  static Result<std::shared_ptr<FileStore>> Open(const std::string& root, const Clock& clock,
+                                                 size_t page_entries = 4096);
 
   Result<ObjectInfo> Stat(const std::string& path, const CallContext& context) override;
   Result<ListPage> List(const std::string& path, const std::string& token, const CallContext& context) override;
@@ -46,7 +49,7 @@ class FileStore : public ObjectStore {  // thread-safe
   };
   using Names = std::shared_ptr<const std::vector<std::string>>;
 
-  FileStore(std::string root, UniqueFd root_fd, const Clock& clock);
+  FileStore(std::string root, UniqueFd root_fd, const Clock& clock, size_t page_entries);
 
   Result<UniqueFd> OpenBelow(const std::string& path, uint64_t flags) const;
   std::string Shown(const std::string& path) const;
@@ -57,6 +60,7 @@ class FileStore : public ObjectStore {  // thread-safe
   const std::string root_;
   const UniqueFd root_fd_;
   const Clock& clock_;
+  const size_t page_entries_;
 
   std::mutex mutex_;               // guards all below; a leaf, never held across a system call
   std::list<Snapshot> snapshots_;  // the youngest first; at most kSnapshots

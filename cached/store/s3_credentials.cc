@@ -80,10 +80,10 @@ Result<SigningKey> S3Credentials::ReadFile() const {
     const size_t equals = text.find('=');
     if (!ours || equals == std::string::npos) continue;
     const std::string name = Trimmed(std::string_view(text).substr(0, equals));
-    std::string value = Trimmed(std::string_view(text).substr(equals + 1));
-    if (name == "aws_access_key_id") key.access_key_id = std::move(value);
-    if (name == "aws_secret_access_key") key.secret_access_key = std::move(value);
-    if (name == "aws_session_token") key.session_token = std::move(value);
+    const std::string value = Trimmed(std::string_view(text).substr(equals + 1));
+    if (name == "aws_access_key_id") key.access_key_id = value;
+    if (name == "aws_secret_access_key") key.secret_access_key = value;
+    if (name == "aws_session_token") key.session_token = value;
   }
   if (key.access_key_id.empty() || key.secret_access_key.empty()) {
     return Fail(Code::kUnauthenticated,

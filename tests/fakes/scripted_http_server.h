@@ -119,7 +119,7 @@ class ScriptedHttpServer {
       } else if (reply.then == Then::kReset) {
         // A connect to AF_UNSPEC drops the connection with RST; what was sent may already have been read.
         sockaddr unspecified{.sa_family = AF_UNSPEC};
-        connect(fd, &unspecified, sizeof(unspecified));
+        if (connect(fd, &unspecified, sizeof(unspecified)) != 0) shutdown(fd, SHUT_RDWR);
       } else {
         std::unique_lock lock(mutex_);
         stalled_ = true;

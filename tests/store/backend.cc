@@ -44,7 +44,7 @@ class LateClock : public Clock {
 class FileBackend : public Backend {
  public:
   FileBackend() {
-    Result<std::shared_ptr<FileStore>> store = FileStore::Open(directory_.Path(), clock_);
+    Result<std::shared_ptr<FileStore>> store = FileStore::Open(directory_.Path(), clock_, 500);
     CHECK(store) << store.error();
     store_ = *std::move(store);
   }
@@ -56,7 +56,7 @@ class FileBackend : public Backend {
   }
   void Remove(const std::string& path) override { fs::remove_all(fs::path(directory_.Path()) / path); }
   void PutDirectory(const std::string& path) override { fs::create_directories(fs::path(directory_.Path()) / path); }
-  size_t many_entries() const override { return 4200; }
+  size_t many_entries() const override { return 1100; }
   bool can_name(std::string_view /*name*/) const override { return true; }
 
  private:

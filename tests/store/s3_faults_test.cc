@@ -246,15 +246,13 @@ TEST_F(S3Faults, RedirectsAreNotFollowed) {
 }
 
 TEST_F(S3Faults, UnsoundListingsAreDataLoss) {
-  const std::string open = "<ListBucketResult>";
-  const std::string close = "</ListBucketResult>";
+  const auto listing = [](const std::string& inner) { return "<ListBucketResult>" + inner + "</ListBucketResult>"; };
   for (const std::string& xml :
-       {std::string(), std::string("<html/>"), open, open + "<Contents><Key>a</Key></Contents>" + close,
-        open + "<Contents><Key>a</Key><Size>-1</Size><ETag>e</ETag></Contents>" + close,
-        open + "<EncodingType>url</EncodingType><Contents><Key>%zz</Key><Size>1</Size><ETag>e</ETag></Contents>" +
-            close,
-        open + "<CommonPrefixes><Prefix>a</Prefix></CommonPrefixes>" + close,
-        open + "<IsTruncated>true</IsTruncated>" + close}) {
+       {std::string(), std::string("<html/>"), std::string("<ListBucketResult>"),
+        listing("<Contents><Key>a</Key></Contents>"),
+        listing("<Contents><Key>a</Key><Size>-1</Size><ETag>e</ETag></Contents>"),
+        listing("<EncodingType>url</EncodingType><Contents><Key>%zz</Key><Size>1</Size><ETag>e</ETag></Contents>"),
+        listing("<CommonPrefixes><Prefix>a</Prefix></CommonPrefixes>"), listing("<IsTruncated>true</IsTruncated>")}) {
     Serve({.bytes = ScriptedHttpServer::Http("200 OK", {}, xml)});
     const Result<ListPage> page = store_->List("", "", {});
     ASSERT_FALSE(page) << xml;

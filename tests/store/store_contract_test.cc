@@ -28,6 +28,8 @@ std::string RandomBytes(size_t size, uint64_t seed) {
   return bytes;
 }
 
+std::string Join(const std::string& directory, const std::string& name) { return directory + "/" + name; }
+
 class StoreContract : public ::testing::TestWithParam<BackendKind> {
  protected:
   void SetUp() override {
@@ -209,7 +211,7 @@ TEST_P(StoreContract, NamesAreBytes) {
     if (!backend_->can_name(name)) continue;
     expected.push_back(name);
     backend_->Put("odd/" + name, "content of " + name);
-    backend_->Put("deep/" + name + "/" + name, name);
+    backend_->Put(Join(Join("deep", name), name), name);
   }
   std::vector<std::string> listed;
   for (const ListEntry& entry : ListAll("odd")) listed.push_back(entry.name);
@@ -217,7 +219,7 @@ TEST_P(StoreContract, NamesAreBytes) {
   for (const std::string& name : expected) {
     const std::string content = "content of " + name;
     EXPECT_EQ(Read(Ref("odd/" + name), 0, content.size()), content) << name;
-    EXPECT_EQ(Read(Ref("deep/" + name + "/" + name), 0, name.size()), name) << name;
+    EXPECT_EQ(Read(Ref(Join(Join("deep", name), name)), 0, name.size()), name) << name;
     const std::vector<ListEntry> below = ListAll("deep/" + name);
     ASSERT_EQ(below.size(), 1U) << name;
     EXPECT_EQ(below[0].name, name);
@@ -290,6 +292,7 @@ TEST_P(StoreContract, ManyThreadsReadAtOnce) {
   backend_->Put("file", bytes);
   const ObjectRef ref = Ref("file");
   std::vector<std::jthread> threads;
+  threads.reserve(8);
   for (uint64_t thread = 0; thread < 8; ++thread) {
     threads.emplace_back([&, thread] {
       for (uint64_t round = 0; round < 8; ++round) {
