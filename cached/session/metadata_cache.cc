@@ -250,7 +250,8 @@ void MetadataCache::RunList(const std::string& path, uint64_t limit, Flight& fli
     token = std::move(page->next);
     if (!token.empty() && listing->entries.size() >= limit) {
       std::lock_guard lock(mutex_);
-      Touch(path).known_size = listing->entries.size();
+      Touch(path).known_size =
+          2 * listing->entries.size();  // so that all that is listed in vain stays within twice this
       flight.error = Error(Code::kOutOfRange, path + ": larger than is worth listing for a few lookups");
       return;
     }

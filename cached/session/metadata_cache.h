@@ -77,7 +77,7 @@ class MetadataCache {
     Nanos persisted_at{};
     Nanos misses_since{};
     uint64_t misses = 0;
-    uint64_t known_size = 0;  // entries when last listed, or how many a listing given up had brought
+    uint64_t known_size = 0;  // entries when last listed, or twice what a listing given up had brought
     std::list<std::string>::iterator used;
   };
   // Answers are young enough when they were asked for at these times or later.
