@@ -16,6 +16,8 @@ class Metrics;
 
 namespace mlcache::cache {
 
+class FileOps;
+
 struct TierOptions {
   std::string directory;
   uint64_t capacity_bytes = 0;  // hard: object files, index and reservations together never pass it
@@ -26,11 +28,17 @@ struct CacheOptions {
   uint64_t free_space_floor_bytes = 1 * kGiB;  // of each file system; a tier stops growing there
   Nanos commit_interval = std::chrono::seconds(1);
   uint64_t commit_bytes = 64 * kMiB;
+
+  // For tests: what the files are worked with (not owned; null: the kernel), and the host's boot ("": the kernel's).
+  FileOps* file_ops = nullptr;
+  std::string boot_id;
 };
 
 // "DIR:SIZE[,DIR:SIZE…]". kInvalidArgument names the bad part and the form.
 Result<std::vector<TierOptions>> ParseTiers(std::string_view text);
 
+// Destroyed in reverse: the stores of the state before the cache, whose first tier they lie in. All entries must have
+// been let go before.
 struct OpenedCache {
   std::unique_ptr<ObjectCache> cache;
   std::unique_ptr<KeyValue> metadata;  // in the first tier

@@ -180,19 +180,19 @@ class FakeObjectCache final : public ObjectCache {
       if (cache_.fill_error_.has_value()) return std::unexpected(*cache_.fill_error_);
       auto& room = static_cast<Room&>(reservation);
       Blocks& blocks = cache_.blocks_[parts_];
-      for (uint64_t done = 0; done < bytes.size();) {
-        const uint64_t block = (offset + done) / kBlockBytes;
-        const uint64_t take = BlockLength(block);
-        if (!blocks.contains(block)) {
-          if (room.bytes < take) return Fail(Code::kResourceExhausted, key_.path + ": more than was reserved");
-          room.bytes -= take;
-          cache_.reserved_bytes_ -= take;
-          cache_.used_bytes_ += take;
-          cache_.filled_bytes += take;
-          const auto part = bytes.subspan(done, take);
-          blocks[block].bytes.assign(part.begin(), part.end());
-        }
-        done += take;
+      uint64_t needed = 0;
+      for (uint64_t at = offset; at < offset + bytes.size(); at += kBlockBytes) {
+        if (!blocks.contains(at / kBlockBytes)) needed += BlockLength(at / kBlockBytes);
+      }
+      if (room.bytes < needed) return Fail(Code::kResourceExhausted, key_.path + ": more than was reserved");
+      room.bytes -= needed;
+      cache_.reserved_bytes_ -= needed;
+      cache_.used_bytes_ += needed;
+      cache_.filled_bytes += needed;
+      for (uint64_t at = offset; at < offset + bytes.size(); at += kBlockBytes) {
+        const uint64_t block = at / kBlockBytes;
+        const auto part = bytes.subspan(at - offset, BlockLength(block));
+        if (!blocks.contains(block)) blocks[block].bytes.assign(part.begin(), part.end());
       }
       return {};
     }
