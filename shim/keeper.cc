@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,7 +27,7 @@ constexpr Nanos kLookInterval = std::chrono::seconds(1);
 constexpr Nanos kStartTimeout = std::chrono::seconds(60);
 constexpr Nanos kQuickDeath = std::chrono::seconds(2);
 constexpr Nanos kLongestPause = std::chrono::seconds(2);
-constexpr int kEndTimeoutMs = 2000;
+constexpr int kEndTimeoutMs = 500;
 constexpr uint64_t kReadaheadKib = 1024;
 constexpr int kPassedByOom = -1000;
 
@@ -53,6 +54,13 @@ bool IsStuckCorpse(pid_t pid) {
   if (!std::getline(file, text)) return false;
   const size_t name_end = text.rfind(')');
   return name_end != std::string::npos && name_end + 2 < text.size() && text[name_end + 2] == 'Z';
+}
+
+// In a fresh server: of the keeper's descriptors only the device and the standard ones are its business.
+void CloseAllBut(int kept) {
+  ::closelog();  // or syslog would go on using a number that means something else by then
+  ::close_range(3, static_cast<unsigned>(kept) - 1, 0);
+  ::close_range(static_cast<unsigned>(kept) + 1, ~0U, 0);
 }
 
 uint64_t TotalProgress(const SharedState& state) {
@@ -192,8 +200,9 @@ void Keeper::Spawn() {
     return;
   }
   if (child == 0) {
-    signals_.Reset();
-    mount_table_.Reset();
+    CloseAllBut(device_.get());
+    signals_.Release();
+    mount_table_.Release();
     std::exit(RunServer(server_, std::move(device_), *state_));
   }
   child_ = child;

@@ -1,15 +1,19 @@
 #include "shim/mount_program.h"
 
+#include <fcntl.h>
 #include <glog/logging.h>
 #include <sys/random.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -65,23 +69,40 @@ int AwaitKeeper(UniqueFd report, pid_t keeper) {
   return kExitFailure;
 }
 
-int RunKeeper(const CommandLine& command, const std::string& mountpoint, ServerOptions server, UniqueFd report) {
-  const auto tell = [&report](int code) {
+// The keeper's way back to the launcher while there is one: its exit code on a pipe, its complaints on the terminal.
+struct Launcher {
+  UniqueFd report;
+  UniqueFd terminal;
+
+  void Tell(int code) {
     const auto byte = static_cast<unsigned char>(code);
     if (report.valid() && ::write(report.get(), &byte, 1) != 1) PLOG(WARNING) << "report to the launcher";
     report.Reset();
-    return code;
-  };
-  server.hello.set_keeper_pid(::getpid());
-  Keeper keeper(command, mountpoint, std::move(server));
-  if (const Status started = keeper.Start(); !started) return tell(Complain(started.error(), kExitFailure));
-  if (report.valid()) {
-    if (::chdir("/") != 0) PLOG(WARNING) << "chdir /";
-    if (const Status moved = MoveLogs(command.log_file); !moved) return tell(Complain(moved.error(), kExitFailure));
+    terminal.Reset();
   }
+
+  int Fail(const Error& error) {
+    if (!terminal.valid()) return Complain(error, kExitFailure);
+    LOG(ERROR) << error;
+    ::dprintf(terminal.get(), "mlcache-mount: %s\n", error.message().c_str());
+    Tell(kExitFailure);
+    return kExitFailure;
+  }
+};
+
+int RunKeeper(const CommandLine& command, const std::string& mountpoint, ServerOptions server, Launcher launcher) {
+  server.hello.set_keeper_pid(::getpid());
+  if (launcher.report.valid()) {
+    // Before any server exists, which would otherwise hold the caller's terminal or pipe for ever.
+    launcher.terminal.Reset(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
+    if (const Status moved = MoveLogs(command.log_file); !moved) return launcher.Fail(moved.error());
+    if (::chdir("/") != 0) PLOG(WARNING) << "chdir /";
+  }
+  Keeper keeper(command, mountpoint, std::move(server));
+  if (const Status started = keeper.Start(); !started) return launcher.Fail(started.error());
   LOG(INFO) << command.store_url << " is mounted on " << mountpoint;
   for (const std::string& note : command.notes) LOG(INFO) << mountpoint << ": " << note;
-  tell(kExitOk);
+  launcher.Tell(kExitOk);
   keeper.Run();
   LOG(INFO) << mountpoint << " is unmounted";
   return kExitOk;
@@ -93,14 +114,16 @@ int Mount(const CommandLine& command, FaultHook fault_hook) {
   if (const Status fuse = CheckFuseDevice(); !fuse) return Complain(fuse.error(), kExitFailure);
 
   ServerOptions server;
-  server.socket_dir = command.socket_dir;
+  // The keeper leaves this directory, and servers come back to the socket for as long as the mount lives.
+  std::error_code failure;
+  server.socket_dir = std::filesystem::absolute(command.socket_dir, failure);
   server.hello = MakeHello(command, *mountpoint, RandomId(), kWorkers, ::getpid());
   server.immutable = command.options.immutable;
   server.io_timeout = command.options.io_timeout;
   server.fault_hook = std::move(fault_hook);
-  if (const int code = AskDaemon(command.socket_dir, server.hello); code != kExitOk) return code;
+  if (const int code = AskDaemon(server.socket_dir, server.hello); code != kExitOk) return code;
   if (command.dry_run) return kExitOk;
-  if (command.foreground) return RunKeeper(command, *mountpoint, std::move(server), UniqueFd());
+  if (command.foreground) return RunKeeper(command, *mountpoint, std::move(server), Launcher());
 
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return Complain(ErrnoError(errno, "pipe"), kExitFailure);
@@ -114,7 +137,7 @@ int Mount(const CommandLine& command, FaultHook fault_hook) {
   }
   from_keeper.Reset();
   ::setsid();
-  return RunKeeper(command, *mountpoint, std::move(server), std::move(to_launcher));
+  return RunKeeper(command, *mountpoint, std::move(server), Launcher{std::move(to_launcher), UniqueFd()});
 }
 
 }  // namespace

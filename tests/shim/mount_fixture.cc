@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -49,15 +48,21 @@ bool Eventually(const std::function<bool()>& condition, std::chrono::millisecond
 }
 
 Finished RunProgram(const std::vector<std::string>& arguments) {
-  const UniqueFd output(::memfd_create("output", MFD_CLOEXEC));
-  const pid_t child = Launch(arguments, output.get());
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return {};
+  const UniqueFd from(ends[0]);
+  UniqueFd to(ends[1]);
+  const pid_t child = Launch(arguments, to.get());
+  to.Reset();
+  Finished finished;
+  // To its end, as a shell's $(…) would: a process left in the background must not hold it open.
+  std::array<char, 4096> text{};
+  for (ssize_t length = 0; (length = ::read(from.get(), text.data(), text.size())) > 0;) {
+    finished.output.append(text.data(), static_cast<size_t>(length));
+  }
   int status = 0;
   ::waitpid(child, &status, 0);
-  Finished finished;
   if (WIFEXITED(status)) finished.exit_code = WEXITSTATUS(status);
-  std::array<char, 16384> text{};
-  const ssize_t length = ::pread(output.get(), text.data(), text.size(), 0);
-  finished.output.assign(text.data(), static_cast<size_t>(std::max<ssize_t>(length, 0)));
   return finished;
 }
 
