@@ -138,12 +138,12 @@ Result<MetadataCache::FlightPtr> MetadataCache::Board(std::unique_lock<std::mute
   return flight;
 }
 
-void MetadataCache::Land(std::unique_lock<std::mutex>& lock, const std::string& key, const FlightPtr& flight) {
-  if (!lock.owns_lock()) lock.lock();
+void MetadataCache::Land(const std::string& key, const FlightPtr& flight, Dropped* dropped) {
   flight->done = true;
   if (const auto found = flights_.find(key); found != flights_.end() && found->second == flight) flights_.erase(found);
   landed_.notify_all();
   Shrink();
+  dropped->swap(dropped_);
 }
 
 Result<Known> MetadataCache::Stat(const std::string& path, Nanos max_age, const store::CallContext& context) {
@@ -154,6 +154,7 @@ Result<Known> MetadataCache::Stat(const std::string& path, Nanos max_age, const 
   bool listed = above_root;
   while (true) {
     MLCACHE_RETURN_IF_ERROR(CheckContext(context, path));
+    Dropped dropped;
     std::unique_lock lock(mutex_);
     Directory& directory = Touch(parent);
     if (auto known = Look(directory, NameOf(path), threshold)) return *std::move(known);
@@ -172,7 +173,7 @@ Result<Known> MetadataCache::Stat(const std::string& path, Nanos max_age, const 
       lock.lock();
       if (work == Work::kStat) KeepSingle(path, *flight);
       if (work != Work::kStat) KeepListing(parent, *flight);
-      Land(lock, key, flight);
+      Land(key, flight, &dropped);
     }
     loaded = loaded || work == Work::kLoad;
     listed = listed || (work == Work::kList && (led || flight->error.has_value()));
@@ -188,6 +189,7 @@ Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& pa
   bool loaded = false;
   while (true) {
     MLCACHE_RETURN_IF_ERROR(CheckContext(context, path));
+    Dropped dropped;
     std::unique_lock lock(mutex_);
     Directory& directory = Touch(path);
     if (directory.listing != nullptr && !directory.contradicted && directory.listing->fetched_at >= threshold.exists)
@@ -205,7 +207,7 @@ Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& pa
       }
       lock.lock();
       KeepListing(path, *flight);
-      Land(lock, key, flight);
+      Land(key, flight, &dropped);
       lock.unlock();
       if (!load && flight->listing != nullptr) Persist(path, *flight->listing);
     }
@@ -305,7 +307,7 @@ void MetadataCache::KeepListing(const std::string& path, const Flight& flight) {
   directory.persistent_checked = true;
   if (flight.listing == nullptr) return;
   if (directory.listing != nullptr && directory.listing->fetched_at > flight.listing->fetched_at) return;
-  DropWeight(directory);
+  Drop(directory);
   directory.listing = flight.listing;
   directory.known_size = flight.listing->entries.size();
   directory.contradicted = false;
@@ -321,23 +323,24 @@ void MetadataCache::KeepListing(const std::string& path, const Flight& flight) {
   Shrink();
 }
 
-void MetadataCache::DropWeight(const Directory& directory) {
+void MetadataCache::Drop(Directory& directory) {
   weight_ -= 1 + directory.singles.size() + (directory.listing == nullptr ? 0 : directory.listing->entries.size());
+  if (directory.listing != nullptr) dropped_.push_back(std::move(directory.listing));
+  directory.listing = nullptr;
 }
 
 void MetadataCache::Shrink() {
   while (weight_ > options_.max_entries && used_.size() > 1) {
     const auto victim = directories_.find(used_.back());
-    DropWeight(victim->second);
+    Drop(victim->second);
     directories_.erase(victim);
     used_.pop_back();
   }
   if (weight_ <= options_.max_entries || used_.empty()) return;
   // One directory is larger than all that may be kept.
   Directory& directory = directories_.find(used_.front())->second;
-  DropWeight(directory);
+  Drop(directory);
   directory.singles.clear();
-  directory.listing.reset();
   directory.contradicted = false;
   ++weight_;
 }
@@ -371,6 +374,7 @@ void MetadataCache::Persist(const std::string& path, const Listing& listing) {
 
 uint64_t MetadataCache::Invalidate(const std::string& path) {
   uint64_t dropped = 0;
+  Dropped listings;
   {
     std::lock_guard lock(mutex_);
     ++epoch_;
@@ -393,12 +397,14 @@ uint64_t MetadataCache::Invalidate(const std::string& path) {
         ++it;
         continue;
       }
-      DropWeight(it->second);
       dropped += it->second.singles.size() + (it->second.listing == nullptr ? 0 : it->second.listing->entries.size());
+      Drop(it->second);
       used_.erase(it->second.used);
       it = directories_.erase(it);
     }
+    listings.swap(dropped_);
   }
+  listings.clear();
   cache::WriteBatch batch;
   if (!path.empty()) batch.emplace_back(PersistentKey(ParentOf(path)), std::nullopt);
   batch.emplace_back(PersistentKey(path), std::nullopt);

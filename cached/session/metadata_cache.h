@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "cached/cache/key_value.h"
 #include "cached/session/volume.h"
@@ -105,7 +106,9 @@ class MetadataCache {
   // The flight for `key`: joined and waited for (`led` false), or begun by the caller, who ends it with Land.
   Result<FlightPtr> Board(std::unique_lock<std::mutex>& lock, const std::string& key, const store::CallContext& context,
                           bool* led);
-  void Land(std::unique_lock<std::mutex>& lock, const std::string& key, const FlightPtr& flight);
+  // `dropped` takes what left the cache: it is to be destroyed without the lock.
+  using Dropped = std::vector<std::shared_ptr<const Listing>>;
+  void Land(const std::string& key, const FlightPtr& flight, Dropped* dropped);
 
   void RunStat(const std::string& path, Flight& flight, const store::CallContext& context);
   void RunList(const std::string& path, uint64_t limit, Flight& flight, const store::CallContext& context);
@@ -114,7 +117,7 @@ class MetadataCache {
   void KeepListing(const std::string& path, const Flight& flight);
   void Persist(const std::string& path, const Listing& listing);
   void Shrink();
-  void DropWeight(const Directory& directory);
+  void Drop(Directory& directory);
   std::string PersistentKey(std::string_view path) const;
 
   const MetadataOptions options_;
@@ -129,6 +132,7 @@ class MetadataCache {
   std::list<std::string> used_;  // paths of directories_; the front was used last
   size_t weight_ = 0;            // entries of all directories
   std::unordered_map<std::string, FlightPtr> flights_;
+  Dropped dropped_;     // listings to be destroyed by whoever lets go of the lock
   uint64_t epoch_ = 0;  // grows with every Invalidate: what was asked before is then not kept
 };
 

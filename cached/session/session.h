@@ -106,6 +106,8 @@ class Session {
   void GetXattr(const RequestPtr& request);
   void ReplyOrRefuse(const RequestPtr& request, Result<std::string> bytes);
   void Read(const RequestPtr& request);
+  void ReadBySource(const RequestPtr& request, Result<fetch::Source> source);
+  uint64_t AddFile(uint64_t node, fetch::Source source);
   void StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file);
   void ReadInto(const RequestPtr& request, const std::shared_ptr<OpenFile>& file, const ring::Slot& slot,
                 uint32_t length);

@@ -28,6 +28,8 @@ std::string_view NameOfSubmission(const ring::Submission& submission) {
   return {submission.name.data(), std::min<size_t>(submission.name_length, submission.name.size())};
 }
 
+bool IsReadOnly(const ring::Submission& open) { return (open.flags & O_ACCMODE) == O_RDONLY; }
+
 // What can be told from the submission alone.
 Status Check(const ring::Submission& submission) {
   const auto op = static_cast<uint32_t>(submission.op);
@@ -90,8 +92,19 @@ std::optional<ring::Completion> Session::AnswerFromMemory(const ring::Submission
       return CompletionOf(*found);
   } else if (submission.op == Op::kGetAttr) {
     if (const auto found = tree_->GetAttributes(submission.node, Effort::kMemoryOnly, {})) return CompletionOf(*found);
+  } else if (submission.op == Op::kOpen && IsReadOnly(submission)) {
+    if (auto opened = tree_->Open(submission.node, Effort::kMemoryOnly, {})) {
+      if (!opened->has_value()) return ring::Completion{.code = static_cast<int32_t>(opened->error().code())};
+      return ring::Completion{.handle = AddFile(submission.node, std::move((*opened)->source)),
+                              .attributes = (*opened)->attributes};
+    }
   }
   return std::nullopt;
+}
+
+uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
+  source.hints.job = job_;
+  return files_.Add(std::make_shared<OpenFile>(node, std::move(source), parts_.fetcher, parts_.metrics, job_));
 }
 
 void Session::Dispatch(const RequestPtr& request) {
@@ -178,19 +191,16 @@ void Session::GetAttributes(const RequestPtr& request) {
 
 void Session::Open(const RequestPtr& request) {
   const ring::Submission& submission = request->submission;
-  if ((submission.flags & O_ACCMODE) != O_RDONLY) {
+  if (!IsReadOnly(submission)) {
     Refuse(*request, Error(Code::kPermissionDenied, "this mount is read-only"));
     return;
   }
-  Result<Tree::Opened> opened = tree_->Open(submission.node, ContextOf(*request));
+  auto opened = *tree_->Open(submission.node, Effort::kMayBlock, ContextOf(*request));
   if (!opened.has_value()) {
     Refuse(*request, opened.error());
     return;
   }
-  opened->source.hints.job = job_;
-  auto file =
-      std::make_shared<OpenFile>(submission.node, std::move(opened->source), parts_.fetcher, parts_.metrics, job_);
-  const uint64_t handle = files_.Add(std::move(file));
+  const uint64_t handle = AddFile(submission.node, std::move(opened->source));
   Complete(*request, {.handle = handle, .attributes = opened->attributes});
   // Called off while it was opened: nobody will release the handle.
   if (request->stop.stop_requested()) files_.Release(handle, submission.node);
@@ -237,17 +247,24 @@ void Session::Read(const RequestPtr& request) {
     StartRead(request, file);
     return;
   }
+  if (auto source = tree_->SourceOf(submission.node, Effort::kMemoryOnly)) {
+    ReadBySource(request, std::move(*source));
+    return;
+  }
   InLane(request, [this, request] {
-    const uint64_t node = request->submission.node;
-    Result<fetch::Source> source = tree_->SourceOf(node);
-    if (!source.has_value()) {
-      Refuse(*request, source.error());
-      return;
-    }
-    source->hints.job = job_;
-    StartRead(request, files_.KeepByNode(
-                           std::make_shared<OpenFile>(node, *std::move(source), parts_.fetcher, parts_.metrics, job_)));
+    ReadBySource(request, std::move(*tree_->SourceOf(request->submission.node, Effort::kMayBlock)));
   });
+}
+
+void Session::ReadBySource(const RequestPtr& request, Result<fetch::Source> source) {
+  if (!source.has_value()) {
+    Refuse(*request, source.error());
+    return;
+  }
+  source->hints.job = job_;
+  const uint64_t node = request->submission.node;
+  StartRead(request, files_.KeepByNode(
+                         std::make_shared<OpenFile>(node, *std::move(source), parts_.fetcher, parts_.metrics, job_)));
 }
 
 void Session::StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file) {

@@ -148,25 +148,32 @@ Result<std::string> Tree::ReadLink(uint64_t id, const store::CallContext& contex
   return known.info.symlink_target;
 }
 
-Result<Tree::Opened> Tree::Open(uint64_t id, const store::CallContext& context) {
-  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
-  if (!IsFile(*node)) return Fail(Code::kInvalidArgument, node->path + " is not a regular file");
-  const std::string path = RelativeOf(*node);
-  MLCACHE_ASSIGN_OR_RETURN(const Known known, volume_->Look(path, view_.max_age(), context));
-  if (!SameVersion(*node, known)) return Fail(Code::kFailedPrecondition, node->path + " holds another version by now");
-  Opened opened;
-  opened.attributes = Describe(known, node->path, id);
-  MLCACHE_ASSIGN_OR_RETURN(opened.source, volume_->Open(path, known.info));
-  return opened;
+Attempt<Tree::Opened> Tree::Open(uint64_t id, Effort effort, const store::CallContext& context) {
+  const Attempt<NodePtr> resolved = Resolve(id, effort);
+  if (!resolved) return std::nullopt;
+  if (!resolved->has_value()) return std::unexpected(resolved->error());
+  const Node& node = ***resolved;
+  if (!IsFile(node)) return Fail(Code::kInvalidArgument, node.path + " is not a regular file");
+  const std::string path = RelativeOf(node);
+  const Attempt<Known> known = KnownOf(path, effort, context);
+  if (!known) return std::nullopt;
+  if (!known->has_value()) return std::unexpected(known->error());
+  if (!SameVersion(node, **known)) return Fail(Code::kFailedPrecondition, node.path + " holds another version by now");
+  Result<fetch::Source> source = volume_->Open(path, (*known)->info);
+  if (!source.has_value()) return std::unexpected(source.error());
+  return Opened{.attributes = Describe(**known, node.path, id), .source = *std::move(source)};
 }
 
-Result<fetch::Source> Tree::SourceOf(uint64_t id) {
-  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
-  if (!IsFile(*node)) return Fail(Code::kInvalidArgument, node->path + " is not a regular file");
-  const std::string path = RelativeOf(*node);
+Attempt<fetch::Source> Tree::SourceOf(uint64_t id, Effort effort) {
+  const Attempt<NodePtr> resolved = Resolve(id, effort);
+  if (!resolved) return std::nullopt;
+  if (!resolved->has_value()) return std::unexpected(resolved->error());
+  const Node& node = ***resolved;
+  if (!IsFile(node)) return Fail(Code::kInvalidArgument, node.path + " is not a regular file");
+  const std::string path = RelativeOf(node);
   // The row lacks the layout, and may date from before the version was settled.
   const std::optional<Known> known = volume_->Peek(path, Nanos::max());
-  return volume_->Open(path, known && SameVersion(*node, *known) ? known->info : node->info);
+  return volume_->Open(path, known && SameVersion(node, *known) ? known->info : node.info);
 }
 
 Result<std::shared_ptr<const Listing>> Tree::List(uint64_t id, const store::CallContext& context) {

@@ -46,10 +46,10 @@ class Tree {
     fetch::Source source;
   };
   // kFailedPrecondition: the path holds another version than the node by now (look it up again).
-  Result<Opened> Open(uint64_t node, const store::CallContext& context);
+  Attempt<Opened> Open(uint64_t node, Effort effort, const store::CallContext& context);
 
   // The node's version for reading, whatever the path holds now.
-  Result<fetch::Source> SourceOf(uint64_t node);
+  Attempt<fetch::Source> SourceOf(uint64_t node, Effort effort);
 
   Result<std::shared_ptr<const Listing>> List(uint64_t node, const store::CallContext& context);
 
