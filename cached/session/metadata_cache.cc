@@ -260,7 +260,7 @@ void MetadataCache::RunList(const std::string& path, uint64_t limit, Flight& fli
   } while (!token.empty());
   std::erase_if(listing->entries, [](const store::ListEntry& entry) { return !IsValidName(entry.name); });
   if (!std::ranges::is_sorted(listing->entries, {}, &store::ListEntry::name))
-    std::ranges::stable_sort(listing->entries, {}, &store::ListEntry::name);
+    std::ranges::sort(listing->entries, {}, &store::ListEntry::name);
   const auto doubled = std::ranges::unique(listing->entries, {}, &store::ListEntry::name);
   listing->entries.erase(doubled.begin(), doubled.end());
   flight.listing = std::move(listing);
