@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <filesystem>
 #include <memory>
@@ -61,6 +62,7 @@ class SubtreeStore final : public store::ObjectStore {
 class SessionTest : public ::testing::Test {
  protected:
   SessionTest() {
+    tzset();  // glog asks for the time zone; libc's lock around the first time is unknown to tsan
     std::string pattern = (std::filesystem::temp_directory_path() / "session.XXXXXX").string();
     socket_dir_ = mkdtemp(pattern.data());
     options_.socket_dir = socket_dir_;
