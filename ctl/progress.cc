@@ -102,7 +102,8 @@ std::string ProgressLine(const control::WarmupProgress& progress, nanoseconds el
   const bool bytes = progress.bytes_total() > 0;
   const uint64_t whole = bytes ? progress.bytes_total() : progress.files_total();
   const uint64_t part = bytes ? progress.bytes_done() : progress.files_done();
-  std::string text = "  " + FormatPercent(part, whole) + "  ";
+  // Nothing found yet is not everything done.
+  std::string text = "  " + (whole == 0 && !progress.listing_done() ? "0 %" : FormatPercent(part, whole)) + "  ";
   if (bytes) text += FormatSize(part) + " of " + FormatSize(whole) + ", ";
   text += WithCommas(progress.files_done()) + " of " + WithCommas(progress.files_total()) + " files";
   if (const uint64_t rate = PerSecond(progress.bytes_fetched(), elapsed); bytes && rate > 0) {

@@ -55,8 +55,9 @@ Status TryBind(const ListenAddress& address) {
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) != 0 || listen(fd.get(), 1) != 0) {
     Error error = ErrnoError(errno, what);
     return Fail(errno == EADDRINUSE ? Code::kUnavailable : error.code(),
-                error.message() + "; choose another with --metrics_address=HOST:PORT (port 0 picks a free one), or "
-                                  "switch the endpoint off with --metrics_address=");
+                error.message() +
+                    "; choose another with --metrics_address=HOST:PORT (port 0 picks a free one), or "
+                    "switch the endpoint off with --metrics_address=");
   }
   return {};
 }
