@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <tuple>
 #include <utility>
 
 namespace mlcache::shim::testing {
@@ -95,7 +96,8 @@ void FakeDaemon::Accept() {
     welcome.set_code(options_.refuse_code);
     welcome.set_message(options_.refuse_message);
     if (options_.refuse_code != 0) {
-      (void)ring::Send(socket.get(), welcome.SerializeAsString(), {});
+      // A peer that is gone already needs no refusal.
+      std::ignore = ring::Send(socket.get(), welcome.SerializeAsString(), {});
       continue;
     }
     auto session = std::make_unique<Session>();

@@ -11,8 +11,6 @@
 namespace mlcache::shim {
 namespace {
 
-using ::testing::HasSubstr;
-
 TEST(SharedStateTest, OutlivesTheProcessThatWroteIt) {
   const SharedStatePointer state = *CreateSharedState();
   const pid_t child = ::fork();
