@@ -10,6 +10,8 @@ namespace mlcache::cache {
 Entry::Entry(EntryHost& host, const ObjectId& id, const ObjectState& state, Tier* tier)
     : host_(host),
       id_(id),
+      size_(state.size),
+      fingerprint_(state.fingerprint),
       state_(state),
       tier_(tier),
       wanted_tier_(tier),
@@ -27,7 +29,7 @@ void Entry::SetKey(const ObjectKey& key) {
 
 Status Entry::Load() const {
   if (loaded_) return {};
-  auto chunks = tier_->index().LoadChunks(id_, state_.epoch, state_.size);
+  auto chunks = tier_->index().LoadChunks(id_, state_.epoch, size_);
   if (!chunks.has_value()) return std::unexpected(tier_->Failed(chunks.error()));
   blocks_.Load(std::move(*chunks));
   loaded_ = true;
@@ -44,7 +46,7 @@ std::vector<ByteRange> Entry::Missing(uint64_t offset, uint64_t length) const {
   const std::scoped_lock lock(state_mutex_);
   const bool nothing = tier_ == nullptr || tier_->health() == TierHealth::kFailed || !Load().has_value();
   if (!nothing && state_.complete) return {};
-  return nothing ? BlockMap(state_.size).Missing(offset, length) : blocks_.Missing(offset, length);
+  return nothing ? BlockMap(size_).Missing(offset, length) : blocks_.Missing(offset, length);
 }
 
 uint64_t Entry::CachedBytes() const {
@@ -58,8 +60,8 @@ std::string Entry::TierKind() const {
 }
 
 void Entry::Touch(ByteRange range, const AccessHints& hints) {
-  if (state_.size == 0) return;
-  const uint64_t last = std::min(range.offset + std::max<uint64_t>(range.length, 1), state_.size) - 1;
+  if (size_ == 0) return;
+  const uint64_t last = std::min(range.offset + std::max<uint64_t>(range.length, 1), size_) - 1;
   host_.Accessed(id_, ChunkOf(std::min(range.offset, last) / kBlockBytes), ChunkOf(last / kBlockBytes), hints);
 }
 
@@ -72,7 +74,7 @@ Result<std::shared_ptr<ObjectFile>> Entry::File() {
   // While fills or punches of ours are not committed, the recorded identity is an old one.
   if ((checked_ && !opened) || dirty_ || filling_ > 0) return file;
   MLCACHE_ASSIGN_OR_RETURN(const ObjectFile::Facts facts, file->Look());
-  if (facts.identity != state_.identity || facts.size != state_.size || state_.boot != host_.Boot()) {
+  if (facts.identity != state_.identity || facts.size != size_ || state_.boot != host_.Boot()) {
     Distrust(facts.identity);
   }
   checked_ = true;
@@ -97,8 +99,8 @@ void Entry::MarkDirty(uint64_t bytes) {
 
 void Entry::Reset() {
   ObjectState empty;
-  empty.fingerprint = state_.fingerprint;
-  empty.size = state_.size;
+  empty.fingerprint = fingerprint_;
+  empty.size = size_;
   empty.object_class = state_.object_class;
   // Rows of an earlier file, should any survive a power loss, must never match those of the next.
   empty.epoch = state_.epoch + 1;
@@ -112,7 +114,7 @@ void Entry::Reset() {
 }
 
 Result<std::unique_ptr<Reservation>> Entry::Reserve(ByteRange range, const AccessHints& hints) {
-  if (range.offset > state_.size || range.length > state_.size - range.offset) {
+  if (range.offset > size_ || range.length > size_ - range.offset) {
     return Fail(Code::kOutOfRange, key_.path + ": a reservation beyond the object's end");
   }
   bool failed = false;
@@ -128,7 +130,7 @@ Result<std::unique_ptr<Reservation>> Entry::Reserve(ByteRange range, const Acces
     const std::scoped_lock lock(state_mutex_);
     wanted = tier_ != nullptr ? tier_ : wanted_tier_;
     if (wanted != nullptr && wanted != tier_ && wanted->health() != TierHealth::kOk) wanted = nullptr;
-    if (tier_ == nullptr) bytes = SpaceOfExtents(state_.size);
+    if (tier_ == nullptr) bytes = SpaceOfExtents(size_);
     if (!state_.complete) {
       MLCACHE_RETURN_IF_ERROR(Load());
       for (const ByteRange& part : blocks_.Missing(range.offset, range.length)) bytes += RoundToFileBlocks(part.length);
@@ -170,7 +172,7 @@ uint64_t Entry::TakeAll() {
   }
   {
     IndexBatch batch;
-    batch.RemoveObject(id_, state_.size);
+    batch.RemoveObject(id_, size_);
     const auto lock = tier->index().Lock();
     if (auto removed = tier->index().Write(batch); !removed.has_value()) {
       static_cast<void>(tier->Failed(removed.error()));
@@ -195,21 +197,21 @@ uint64_t Entry::Take(uint32_t chunk, uint64_t mask, Taken why) {
     if (found == blocks_.chunks().end()) return 0;
     ChunkBlocks& blocks = found->second;
     gone = blocks.present & mask;
-    space = SpaceOfBlocks(state_.size, chunk, gone);
+    space = SpaceOfBlocks(size_, chunk, gone);
     // The commit after this records the file's identity anew: it has to be compared before.
     const bool known = File().has_value();
-    if (gone != 0 && known && state_.cached_bytes > BytesOfBlocks(state_.size, chunk, gone)) {
+    if (gone != 0 && known && state_.cached_bytes > BytesOfBlocks(size_, chunk, gone)) {
       tier = tier_;
       const bool was_complete = std::exchange(state_.complete, false);
       state_.all_verified = false;
-      state_.cached_bytes -= BytesOfBlocks(state_.size, chunk, gone);
+      state_.cached_bytes -= BytesOfBlocks(size_, chunk, gone);
       state_.charged_bytes -= space;
       blocks.present &= ~gone;
       blocks.verified &= ~gone;
       std::vector<ChunkSpace> changed;
       for (const auto& [number, other] : blocks_.chunks()) {
         if (number == chunk || was_complete) {
-          changed.push_back({number, SpaceOfBlocks(state_.size, number, other.present)});
+          changed.push_back({number, SpaceOfBlocks(size_, number, other.present)});
         }
       }
       if (blocks.present == 0) {
@@ -232,7 +234,7 @@ uint64_t Entry::Take(uint32_t chunk, uint64_t mask, Taken why) {
     }
   }
   tier->ops().Reach("drop.after_rows");
-  const uint64_t bytes = BytesOfBlocks(state_.size, chunk, gone);
+  const uint64_t bytes = BytesOfBlocks(size_, chunk, gone);
   if (!PunchBlocks(*tier, chunk, gone).has_value()) {
     // Not every file system can punch, and each can unlink.
     {
@@ -259,7 +261,7 @@ Status Entry::PunchBlocks(Tier& tier, uint32_t chunk, uint64_t mask) {
   }
   for (const BlockRun& run : RunsOf(mask)) {
     const uint64_t offset = chunk * kChunkBytes + run.first * kBlockBytes;
-    const uint64_t length = std::min(run.count * kBlockBytes, state_.size - offset);
+    const uint64_t length = std::min(run.count * kBlockBytes, size_ - offset);
     const int error = tier.ops().Punch(file->fd(), offset, RoundToFileBlocks(length));
     if (error != 0) return FailErrno(error, key_.path + ": punch");
   }

@@ -121,6 +121,8 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
 
   EntryHost& host_;
   const ObjectId id_;
+  const uint64_t size_;  // as in state_, for those who hold no lock
+  const uint64_t fingerprint_;
   ObjectKey key_;  // constant once has_key_
   bool has_key_ = false;
 

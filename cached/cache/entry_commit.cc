@@ -37,7 +37,7 @@ void Entry::FinishCommit(const Snapshot& snapshot, Tier& tier, IndexBatch& batch
   // A row says only what was there before the data was synced and still is.
   uint64_t later_bytes = 0;
   for (auto& [number, chunk] : blocks_.chunks()) {
-    if (chunk.dirty) later_bytes += BytesOfBlocks(state_.size, number, chunk.present);
+    if (chunk.dirty) later_bytes += BytesOfBlocks(size_, number, chunk.present);
   }
   for (const auto& [number, present] : snapshot.chunks) {
     const auto found = blocks_.chunks().find(number);

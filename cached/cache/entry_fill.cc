@@ -15,8 +15,8 @@ struct Entry::FillPlan {
 };
 
 Status Entry::CheckFill(uint64_t offset, std::span<const std::byte> bytes) const {
-  if (offset % kBlockBytes != 0 || offset > state_.size || bytes.size() > state_.size - offset ||
-      (bytes.size() % kBlockBytes != 0 && offset + bytes.size() != state_.size)) {
+  if (offset % kBlockBytes != 0 || offset > size_ || bytes.size() > size_ - offset ||
+      (bytes.size() % kBlockBytes != 0 && offset + bytes.size() != size_)) {
     return Fail(Code::kInvalidArgument, key_.path + ": a fill must be whole blocks within the object");
   }
   return {};
@@ -30,8 +30,8 @@ Status Entry::Fill(Reservation& reservation, uint64_t offset, std::span<const st
   const uint64_t last = (offset + bytes.size() - 1) / kBlockBytes;
   std::vector<uint64_t> sums;
   for (uint64_t block = first; block <= last; ++block) {
-    const auto part = bytes.subspan(block * kBlockBytes - offset, BlockLength(state_.size, block));
-    sums.push_back(BlockSum(state_.fingerprint, block * kBlockBytes, part));
+    const auto part = bytes.subspan(block * kBlockBytes - offset, BlockLength(size_, block));
+    sums.push_back(BlockSum(fingerprint_, block * kBlockBytes, part));
   }
   FillPlan plan;
   {
@@ -76,15 +76,15 @@ Result<Entry::FillPlan> Entry::PlanFill(Room& room, uint64_t first, uint64_t las
   for (uint64_t block = first; block <= last; ++block) {
     if (blocks_.Has(block, &ChunkBlocks::present)) continue;
     plan.blocks.push_back(block);
-    plan.cost += RoundToFileBlocks(BlockLength(state_.size, block));
+    plan.cost += RoundToFileBlocks(BlockLength(size_, block));
   }
   if (plan.blocks.empty()) return plan;
   plan.tier = tier_ != nullptr ? tier_ : &room.tier();
-  const uint64_t extents = tier_ == nullptr ? SpaceOfExtents(state_.size) : 0;
+  const uint64_t extents = tier_ == nullptr ? SpaceOfExtents(size_) : 0;
   if (!room.Take(*plan.tier, plan.cost + extents)) {
     return Fail(Code::kResourceExhausted, key_.path + ": more than was reserved");
   }
-  auto file = tier_ == nullptr ? plan.tier->CreateObject(id_, state_.size) : File();
+  auto file = tier_ == nullptr ? plan.tier->CreateObject(id_, size_) : File();
   if (!file.has_value()) {
     plan.tier->budget().Release(plan.cost + extents);
     return std::unexpected(file.error().WithContext(key_.path + ": cannot be kept"));
@@ -107,7 +107,7 @@ Status Entry::WriteBlocks(const FillPlan& plan, uint64_t offset, std::span<const
     while (end < plan.blocks.size() && plan.blocks[end] == plan.blocks[end - 1] + 1) ++end;
     uint64_t at = plan.blocks[i] * kBlockBytes;
     const uint64_t last = plan.blocks[end - 1];
-    const uint64_t stop = last * kBlockBytes + BlockLength(state_.size, last);
+    const uint64_t stop = last * kBlockBytes + BlockLength(size_, last);
     while (at < stop) {
       const ssize_t done = plan.tier->ops().Write(plan.file->fd(), bytes.subspan(at - offset, stop - at), at);
       if (done <= 0) {
@@ -133,17 +133,17 @@ void Entry::FinishFill(const FillPlan& plan, std::span<const uint64_t> sums, con
       chunk.verified |= BitOf(block);
       chunk.sums[block % kBlocksPerChunk] = sums[i];
       chunk.dirty = true;
-      bytes += BlockLength(state_.size, block);
+      bytes += BlockLength(size_, block);
     }
     --filling_;
     state_.cached_bytes += bytes;
     state_.charged_bytes += plan.cost;
-    state_.complete = state_.cached_bytes == state_.size;
+    state_.complete = state_.cached_bytes == size_;
     state_.all_verified = state_.complete && blocks_.Everything(&ChunkBlocks::verified);
     if (hints.object_class != ObjectClass::kUnknown) state_.object_class = hints.object_class;
     std::vector<ChunkSpace> changed;
     for (uint32_t chunk = ChunkOf(plan.blocks.front()); chunk <= ChunkOf(plan.blocks.back()); ++chunk) {
-      changed.push_back({chunk, SpaceOfBlocks(state_.size, chunk, blocks_.Chunk(chunk).present)});
+      changed.push_back({chunk, SpaceOfBlocks(size_, chunk, blocks_.Chunk(chunk).present)});
     }
     host_.Changed(id_, state_, tier_, changed, hints);
     MarkDirty(bytes);
@@ -170,7 +170,7 @@ void Entry::Scrap(const FillPlan& plan) {
     if (tier_ == plan.tier && !empty) {
       for (const uint64_t block : plan.blocks) {
         if (blocks_.Has(block, &ChunkBlocks::present)) continue;
-        const uint64_t length = RoundToFileBlocks(BlockLength(state_.size, block));
+        const uint64_t length = RoundToFileBlocks(BlockLength(size_, block));
         static_cast<void>(plan.tier->ops().Punch(plan.file->fd(), block * kBlockBytes, length));
       }
       MarkDirty(0);

@@ -15,7 +15,7 @@ struct Entry::ReadPlan {
 };
 
 Status Entry::Read(uint64_t offset, std::span<std::byte> out, Wait wait) {
-  if (offset > state_.size || out.size() > state_.size - offset) {
+  if (offset > size_ || out.size() > size_ - offset) {
     return Fail(Code::kOutOfRange, key_.path + ": a read beyond the object's end");
   }
   if (out.empty()) return {};
@@ -82,10 +82,10 @@ Status Entry::Verify(const ReadPlan& plan, std::vector<uint64_t>& damaged) {
   std::vector<std::byte> buffer(kBlockBytes);
   std::vector<uint64_t> good;
   for (const uint64_t block : plan.unverified) {
-    const auto bytes = std::span(buffer).first(BlockLength(state_.size, block));
+    const auto bytes = std::span(buffer).first(BlockLength(size_, block));
     const auto read = ReadBytes(plan, block * kBlockBytes, bytes, Wait::kMayBlock);
     if (!read.has_value() && read.error().code() != Code::kDataLoss) return read;
-    const uint64_t sum = BlockSum(state_.fingerprint, block * kBlockBytes, bytes);
+    const uint64_t sum = BlockSum(fingerprint_, block * kBlockBytes, bytes);
     const std::scoped_lock lock(state_mutex_);
     const bool matches = read.has_value() && blocks_.Matches(block, sum) && blocks_.Has(block, &ChunkBlocks::present);
     (matches ? good : damaged).push_back(block);
@@ -102,7 +102,7 @@ void Entry::MarkVerified(std::span<const uint64_t> blocks) {
     if ((chunk.verified & BitOf(block)) != 0) continue;
     chunk.verified |= BitOf(block);
     chunk.dirty = true;
-    bytes += BlockLength(state_.size, block);
+    bytes += BlockLength(size_, block);
   }
   if (bytes == 0) return;
   state_.all_verified = state_.complete && blocks_.Everything(&ChunkBlocks::verified);

@@ -9,6 +9,9 @@
 #include "tests/cache/cache_world.h"
 #include "tests/cache/faulty_file_ops.h"
 
+// The crash tests fork; their children start threads, which this sanitizer allows only when told.
+extern "C" const char* __tsan_default_options() { return "die_after_fork=0"; }  // NOLINT(bugprone-reserved-identifier)
+
 namespace mlcache::cache {
 namespace {
 
