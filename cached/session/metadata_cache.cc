@@ -95,6 +95,18 @@ std::optional<Known> MetadataCache::Peek(std::string_view path, Nanos max_age) {
   return Look(found->second, NameOf(path), threshold);
 }
 
+std::shared_ptr<const Listing> MetadataCache::PeekListing(std::string_view path, Nanos max_age) {
+  const Threshold threshold = ThresholdOf(max_age);
+  std::lock_guard lock(mutex_);
+  const auto found = directories_.find(path);
+  if (found == directories_.end()) return nullptr;
+  const Directory& directory = found->second;
+  used_.splice(used_.begin(), used_, directory.used);
+  const bool fresh =
+      directory.listing != nullptr && !directory.contradicted && directory.listing->fetched_at >= threshold.exists;
+  return fresh ? directory.listing : nullptr;
+}
+
 // How many entries a listing may bring and still be worth the single requests that were made so far.
 uint64_t MetadataCache::StormLimit(const Directory& directory) const {
   return directory.misses * options_.entries_per_request;

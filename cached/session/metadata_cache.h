@@ -51,6 +51,9 @@ class MetadataCache {
   // The answer of Stat, if memory has it.
   std::optional<Known> Peek(std::string_view path, Nanos max_age);
 
+  // The answer of List, if memory has it; else null.
+  std::shared_ptr<const Listing> PeekListing(std::string_view path, Nanos max_age);
+
   // What is at `path`, known since at most `max_age` (Nanos::max(): ever; absence: at most negative_ttl, unless
   // max_age is Nanos::max()). An absent path is an answer, not an error. May block.
   Result<Known> Stat(const std::string& path, Nanos max_age, const store::CallContext& context);

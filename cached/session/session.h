@@ -103,6 +103,7 @@ class Session {
   void Open(const RequestPtr& request);
   void OpenDir(const RequestPtr& request);
   void ReadDir(const RequestPtr& request);
+  bool ReadDirFromMemory(const RequestPtr& request);
   void GetXattr(const RequestPtr& request);
   void ReplyOrRefuse(const RequestPtr& request, Result<std::string> bytes);
   void Read(const RequestPtr& request);

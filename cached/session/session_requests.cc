@@ -99,7 +99,24 @@ std::optional<ring::Completion> Session::AnswerFromMemory(const ring::Submission
                               .attributes = (*opened)->attributes};
     }
   }
+  if (submission.op == Op::kOpenDir) {
+    if (auto listing = tree_->List(submission.node, Effort::kMemoryOnly, {})) {
+      if (!listing->has_value()) return ring::Completion{.code = static_cast<int32_t>(listing->error().code())};
+      return ring::Completion{.handle =
+                                  files_.Add(OpenDirectory{.node = submission.node, .listing = **std::move(listing)})};
+    }
+  }
   return std::nullopt;
+}
+
+bool Session::ReadDirFromMemory(const RequestPtr& request) {
+  const ring::Submission& submission = request->submission;
+  const std::shared_ptr<const Listing> listing = files_.Directory(submission.handle, submission.node).listing;
+  if (listing == nullptr) return false;
+  auto page = tree_->Page(submission.node, *listing, submission.offset, submission.length, Effort::kMemoryOnly);
+  if (!page) return false;
+  ReplyOrRefuse(request, *std::move(page));
+  return true;
 }
 
 uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
@@ -112,6 +129,7 @@ void Session::Dispatch(const RequestPtr& request) {
     Read(request);
     return;
   }
+  if (request->submission.op == Op::kReadDir && ReadDirFromMemory(request)) return;
   InLane(request, [this, request] { Serve(request); });
 }
 
@@ -208,7 +226,7 @@ void Session::Open(const RequestPtr& request) {
 
 void Session::OpenDir(const RequestPtr& request) {
   const uint64_t node = request->submission.node;
-  Result<std::shared_ptr<const Listing>> listing = tree_->List(node, ContextOf(*request));
+  Result<std::shared_ptr<const Listing>> listing = *tree_->List(node, Effort::kMayBlock, ContextOf(*request));
   if (!listing.has_value()) {
     Refuse(*request, listing.error());
     return;
@@ -222,14 +240,16 @@ void Session::ReadDir(const RequestPtr& request) {
   const ring::Submission& submission = request->submission;
   std::shared_ptr<const Listing> listing = files_.Directory(submission.handle, submission.node).listing;
   if (listing == nullptr) {
-    Result<std::shared_ptr<const Listing>> fresh = tree_->List(submission.node, ContextOf(*request));
+    Result<std::shared_ptr<const Listing>> fresh =
+        *tree_->List(submission.node, Effort::kMayBlock, ContextOf(*request));
     if (!fresh.has_value()) {
       Refuse(*request, fresh.error());
       return;
     }
     listing = *std::move(fresh);
   }
-  ReplyOrRefuse(request, tree_->Page(submission.node, *listing, submission.offset, submission.length));
+  ReplyOrRefuse(request,
+                *tree_->Page(submission.node, *listing, submission.offset, submission.length, Effort::kMayBlock));
 }
 
 void Session::GetXattr(const RequestPtr& request) {

@@ -176,15 +176,24 @@ Attempt<fetch::Source> Tree::SourceOf(uint64_t id, Effort effort) {
   return volume_->Open(path, known && SameVersion(node, *known) ? known->info : node.info);
 }
 
-Result<std::shared_ptr<const Listing>> Tree::List(uint64_t id, const store::CallContext& context) {
-  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
-  if (node->info.type != store::FileType::kDirectory)
-    return Fail(Code::kInvalidArgument, node->path + " is not a directory");
-  return volume_->List(RelativeOf(*node), view_.max_age(), context);
+Attempt<std::shared_ptr<const Listing>> Tree::List(uint64_t id, Effort effort, const store::CallContext& context) {
+  const Attempt<NodePtr> resolved = Resolve(id, effort);
+  if (!resolved) return std::nullopt;
+  if (!resolved->has_value()) return std::unexpected(resolved->error());
+  const Node& node = ***resolved;
+  if (node.info.type != store::FileType::kDirectory)
+    return Fail(Code::kInvalidArgument, node.path + " is not a directory");
+  if (effort == Effort::kMayBlock) return volume_->List(RelativeOf(node), view_.max_age(), context);
+  std::shared_ptr<const Listing> listing = volume_->PeekListing(Below(node.path, root_->path), view_.max_age());
+  if (listing == nullptr) return std::nullopt;
+  return listing;
 }
 
-Result<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t cookie, uint32_t room) {
-  MLCACHE_ASSIGN_OR_RETURN(const NodePtr node, ResolveFully(id));
+Attempt<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t cookie, uint32_t room, Effort effort) {
+  const Attempt<NodePtr> resolved = Resolve(id, effort);
+  if (!resolved) return std::nullopt;
+  if (!resolved->has_value()) return std::unexpected(resolved->error());
+  const NodePtr& node = **resolved;
   const std::string& identity = root_->identity;
   const std::vector<store::ListEntry>& entries = listing.entries;
   // next_cookie of entry i is i + kFirstCookie, and goes on with entry i + 1.
@@ -205,12 +214,15 @@ Result<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t coo
       child = nodes_.PeekId(identity, path, entry.info);
     }
     if (!child) {
+      if (effort == Effort::kMemoryOnly) return std::nullopt;
       std::vector<NodeRequest> requests;
       const size_t end = std::min(entries.size(), index + kAssignedAtOnce);
       requests.reserve(end - index);
       for (size_t i = index; i < end; ++i)
         requests.push_back({.path = JoinPath(node->path, entries[i].name), .info = &entries[i].info});
-      MLCACHE_ASSIGN_OR_RETURN(ids, nodes_.Assign(identity, requests));
+      Result<std::vector<uint64_t>> assigned = nodes_.Assign(identity, requests);
+      if (!assigned.has_value()) return std::unexpected(assigned.error());
+      ids = *std::move(assigned);
       ids_begin = index;
       child = ids.front();
     }

@@ -51,11 +51,11 @@ class Tree {
   // The node's version for reading, whatever the path holds now.
   Attempt<fetch::Source> SourceOf(uint64_t node, Effort effort);
 
-  Result<std::shared_ptr<const Listing>> List(uint64_t node, const store::CallContext& context);
+  Attempt<std::shared_ptr<const Listing>> List(uint64_t node, Effort effort, const store::CallContext& context);
 
   // As many DirEntry records of `listing`, a listing of directory `node`, as fit into `room` bytes, from the place that
   // `cookie` names. Empty at the end. kInvalidArgument when not even one fits.
-  Result<std::string> Page(uint64_t node, const Listing& listing, uint64_t cookie, uint32_t room);
+  Attempt<std::string> Page(uint64_t node, const Listing& listing, uint64_t cookie, uint32_t room, Effort effort);
 
   // Sizes where the store knows none are 1 PiB and 2^32 files, all free, so that programs that look for room find it.
   Result<ring::StatFsReply> StatFs(const store::CallContext& context);
