@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <glog/logging.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -133,7 +134,13 @@ int Mount(const CommandLine& command, FaultHook fault_hook) {
   if (child < 0) return Complain(ErrnoError(errno, "fork"), kExitFailure);
   if (child > 0) {
     to_launcher.Reset();
-    return AwaitKeeper(std::move(from_keeper), child);
+    const int code = AwaitKeeper(std::move(from_keeper), child);
+    // Seen to answer from outside, and its root known to the server from now on, whether the daemon stays or not.
+    struct stat root{};
+    if (code == kExitOk && ::stat(mountpoint->c_str(), &root) != 0) {
+      return Complain(ErrnoError(errno, "the mount on " + *mountpoint + " does not answer"), kExitFailure);
+    }
+    return code;
   }
   from_keeper.Reset();
   ::setsid();

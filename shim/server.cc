@@ -40,7 +40,7 @@ class Server {
     MLCACHE_ASSIGN_OR_RETURN(kernel_, KernelChannel::Open(std::move(device), FileSystem::Operations(), state_));
     for (uint32_t i = 0; i < kWorkers; ++i) {
       MLCACHE_ASSIGN_OR_RETURN(auto worker, Worker::Make({i, options_.io_timeout, options_.fault_hook}, *kernel_,
-                                                         files_, locks_, state_.beats[i], SystemClock()));
+                                                         files_, locks_, state_, SystemClock()));
       workers_.push_back(std::move(worker));
     }
     kernel_->set_on_interrupt([this](uint64_t id) {

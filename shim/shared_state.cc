@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <new>
 
 #include "common/unique_fd.h"
@@ -36,6 +37,21 @@ void ChargeDeath(SharedState& state, uint32_t points) {
     }
     suspect->points += points;
   }
+}
+
+void RememberRoot(SharedState& state, const ring::NodeAttributes& attributes) {
+  std::array<uint64_t, sizeof(attributes) / 8> words{};
+  std::memcpy(words.data(), &attributes, sizeof(attributes));
+  for (size_t i = 0; i < words.size(); ++i) state.root.at(i).store(words.at(i), std::memory_order_relaxed);
+}
+
+std::optional<ring::NodeAttributes> LastRoot(const SharedState& state) {
+  std::array<uint64_t, sizeof(ring::NodeAttributes) / 8> words{};
+  for (size_t i = 0; i < words.size(); ++i) words.at(i) = state.root.at(i).load(std::memory_order_relaxed);
+  ring::NodeAttributes attributes;
+  std::memcpy(&attributes, words.data(), sizeof(attributes));
+  if (attributes.node != ring::kRootNode) return {};
+  return attributes;
 }
 
 bool IsPoison(const SharedState& state, uint64_t unique) {

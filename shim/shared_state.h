@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
+#include "common/ring/wire.h"
 #include "common/status.h"
 
 namespace mlcache::shim {
@@ -38,6 +40,7 @@ struct SharedState {
   std::array<std::byte, kMaxInitBytes> init;
   std::array<WorkerBeat, kMaxWorkers> beats;
   std::array<Suspect, 64> suspects;
+  std::array<std::atomic<uint64_t>, sizeof(ring::NodeAttributes) / 8> root;  // any server: see RememberRoot
 };
 
 // How much one death says against the request in work. A crash or a hang says much; a SIGKILL from outside (an
@@ -55,6 +58,11 @@ Result<SharedStatePointer> CreateSharedState();
 
 // Keeper, after a server's death: charges what its workers were busy with, and clears their beats.
 void ChargeDeath(SharedState& state, uint32_t points);
+
+// The root's attributes as the daemon last told them: with these, stat of the mountpoint (which umount(8) begins with)
+// is answered while the daemon is away. Thread-safe; a reader beside a writer may see some fields of either.
+void RememberRoot(SharedState& state, const ring::NodeAttributes& attributes);
+std::optional<ring::NodeAttributes> LastRoot(const SharedState& state);
 
 // True for a request that killed enough servers: it is answered EIO unread.
 bool IsPoison(const SharedState& state, uint64_t unique);

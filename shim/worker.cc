@@ -31,12 +31,18 @@ constexpr int kLongestSleepMs = 1000;  // the heartbeat goes on while there is n
 }  // namespace
 
 Worker::Worker(const WorkerOptions& options, KernelChannel& kernel, FileSystem& files, DirectoryLocks& locks,
-               WorkerBeat& beat, const Clock& clock)
-    : options_(options), kernel_(kernel), files_(files), locks_(locks), beat_(beat), clock_(clock) {}
+               SharedState& state, const Clock& clock)
+    : options_(options),
+      kernel_(kernel),
+      files_(files),
+      locks_(locks),
+      state_(state),
+      beat_(state.beats.at(options.index)),
+      clock_(clock) {}
 
 Result<std::unique_ptr<Worker>> Worker::Make(const WorkerOptions& options, KernelChannel& kernel, FileSystem& files,
-                                             DirectoryLocks& locks, WorkerBeat& beat, const Clock& clock) {
-  std::unique_ptr<Worker> worker(new Worker(options, kernel, files, locks, beat, clock));
+                                             DirectoryLocks& locks, SharedState& state, const Clock& clock) {
+  std::unique_ptr<Worker> worker(new Worker(options, kernel, files, locks, state, clock));
   worker->epoll_.Reset(::epoll_create1(EPOLL_CLOEXEC));
   if (!worker->epoll_.valid()) return FailErrno(errno, "epoll_create1");
   worker->wake_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -93,6 +99,12 @@ void Worker::Start(const Request& asked) {
   if (options_.fault_hook) {
     options_.fault_hook(asked.submission.op,
                         std::string_view(asked.submission.name.data(), asked.submission.name_length));
+  }
+  if (session_ == nullptr && asked.submission.op == ring::Op::kGetAttr && asked.submission.node == ring::kRootNode) {
+    if (const std::optional<ring::NodeAttributes> root = LastRoot(state_)) {
+      fuse_reply_attr(asked.kernel, &EntryOf(*root).attr, 0);
+      return;
+    }
   }
   const uint64_t id = uint64_t{options_.index} << kIndexShift | next_id_++;
   Request& request = pending_.emplace(id, asked).first->second;
@@ -156,6 +168,9 @@ void Worker::TakeCompletion(const ring::Completion& completion) {
   // Not found: it was interrupted or came too late, and only its slot is left to deal with.
   if (const auto found = pending_.find(completion.id); found != pending_.end()) {
     beat_.unique.store(found->second.unique, std::memory_order_release);
+    if (completion.code == 0 && completion.attributes.node == ring::kRootNode) {
+      RememberRoot(state_, completion.attributes);
+    }
     Answer(found->second, completion, session_->channel->SlotBytes(completion), files_.control_files());
     Forget(found);
     beat_.unique.store(0, std::memory_order_release);

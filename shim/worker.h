@@ -36,7 +36,7 @@ class Worker : public RequestSink {
  public:
   // All references are borrowed. kInternal when the system has no descriptors left.
   static Result<std::unique_ptr<Worker>> Make(const WorkerOptions& options, KernelChannel& kernel, FileSystem& files,
-                                              DirectoryLocks& locks, WorkerBeat& beat, const Clock& clock);
+                                              DirectoryLocks& locks, SharedState& state, const Clock& clock);
 
   // Serves until the connection to the kernel ends.
   void Run();
@@ -57,7 +57,7 @@ class Worker : public RequestSink {
   static constexpr int kIndexShift = 56;
 
   Worker(const WorkerOptions& options, KernelChannel& kernel, FileSystem& files, DirectoryLocks& locks,
-         WorkerBeat& beat, const Clock& clock);
+         SharedState& state, const Clock& clock);
 
   bool TakeRequests();
   bool TakeCompletions();
@@ -78,6 +78,7 @@ class Worker : public RequestSink {
   KernelChannel& kernel_;
   FileSystem& files_;
   DirectoryLocks& locks_;
+  SharedState& state_;
   WorkerBeat& beat_;
   const Clock& clock_;
   UniqueFd epoll_;
