@@ -4,8 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
-#include <cstring>
 #include <new>
 
 #include "common/unique_fd.h"
@@ -40,8 +40,7 @@ void ChargeDeath(SharedState& state, uint32_t points) {
 }
 
 void RememberRoot(SharedState& state, const ring::NodeAttributes& attributes) {
-  std::array<uint64_t, sizeof(attributes) / 8> words{};
-  std::memcpy(words.data(), &attributes, sizeof(attributes));
+  const auto words = std::bit_cast<std::array<uint64_t, sizeof(attributes) / 8>>(attributes);
   for (size_t i = 0; i < words.size(); ++i) state.root.at(i).store(words.at(i), std::memory_order_relaxed);
 }
 
@@ -49,7 +48,7 @@ std::optional<ring::NodeAttributes> LastRoot(const SharedState& state) {
   std::array<uint64_t, sizeof(ring::NodeAttributes) / 8> words{};
   for (size_t i = 0; i < words.size(); ++i) words.at(i) = state.root.at(i).load(std::memory_order_relaxed);
   ring::NodeAttributes attributes;
-  std::memcpy(&attributes, words.data(), sizeof(attributes));
+  std::memcpy(static_cast<void*>(&attributes), words.data(), sizeof(attributes));
   if (attributes.node != ring::kRootNode) return {};
   return attributes;
 }

@@ -102,7 +102,8 @@ void Worker::Start(const Request& asked) {
   }
   if (session_ == nullptr && asked.submission.op == ring::Op::kGetAttr && asked.submission.node == ring::kRootNode) {
     if (const std::optional<ring::NodeAttributes> root = LastRoot(state_)) {
-      fuse_reply_attr(asked.kernel, &EntryOf(*root).attr, 0);
+      const fuse_entry_param entry = EntryOf(*root);
+      fuse_reply_attr(asked.kernel, &entry.attr, 0);
       return;
     }
   }
