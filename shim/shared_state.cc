@@ -47,8 +47,7 @@ void RememberRoot(SharedState& state, const ring::NodeAttributes& attributes) {
 std::optional<ring::NodeAttributes> LastRoot(const SharedState& state) {
   std::array<uint64_t, sizeof(ring::NodeAttributes) / 8> words{};
   for (size_t i = 0; i < words.size(); ++i) words.at(i) = state.root.at(i).load(std::memory_order_relaxed);
-  ring::NodeAttributes attributes;
-  std::memcpy(static_cast<void*>(&attributes), words.data(), sizeof(attributes));
+  const auto attributes = std::bit_cast<ring::NodeAttributes>(words);
   if (attributes.node != ring::kRootNode) return {};
   return attributes;
 }
