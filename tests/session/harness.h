@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include <filesystem>
 #include <memory>
@@ -62,7 +61,8 @@ class SubtreeStore final : public store::ObjectStore {
 class SessionTest : public ::testing::Test {
  protected:
   SessionTest() {
-    tzset();  // glog asks for the time zone; libc's lock around the first time is unknown to tsan
+    // glog asks for the time zone; without TZ libc works it out anew each time, under a lock that tsan does not know.
+    setenv("TZ", "UTC", 0);
     std::string pattern = (std::filesystem::temp_directory_path() / "session.XXXXXX").string();
     socket_dir_ = mkdtemp(pattern.data());
     options_.socket_dir = socket_dir_;
