@@ -159,6 +159,10 @@ const std::vector<MetricDescription>& Metrics::catalogue() const { return regist
 
 std::string Metrics::Json() const {
   json root = json::object();
+  // A family of which nothing was counted yet is an empty object, so that every name is always there.
+  for (const MetricDescription& description : catalogue()) {
+    root[description.name.substr(kPrefix.size())] = json::object();
+  }
   for (const prometheus::MetricFamily& family : registry_->Collect()) {
     std::string_view name = family.name;
     if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());

@@ -138,6 +138,8 @@ class LoggingS3:
         page, more = names[:limit], len(names) > limit
         text = ["<?xml version='1.0' encoding='UTF-8'?><ListBucketResult>", f"<Name>{self.bucket}</Name>",
                 f"<KeyCount>{len(page)}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>"]
+        if query.get("encoding-type") == "url":
+            text.append("<EncodingType>url</EncodingType>")
         if more:
             text.append(f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>")
         for name in page:

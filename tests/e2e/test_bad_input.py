@@ -33,7 +33,7 @@ def test_daemon_flags(workdir):
     says(daemon(workdir, "positional"), 2, "positional")
     says(daemon(workdir, f"--tier={workdir}/absent:1GiB"), 1, "absent")
     says(daemon(workdir, f"--tier={tier}:1KiB"), 1, "tier")
-    says(daemon(workdir, f"--tier={tier}:1GiB", "--metrics_address=999.1.1.1:x"), 1, "metrics_address")
+    says(daemon(workdir, f"--tier={tier}:1GiB", "--metrics_address=999.1.1.1:x"), 2, "metrics_address")
 
 
 def test_print_and_check_config(workdir):
@@ -82,14 +82,14 @@ def test_mount_command_line(host, workdir, source):
         done = harness.run(BIN / "mlcache-mount", *arguments, check=False, timeout=20)
         assert not harness.is_mounted(mountpoint)
         return done
-    says(mount(), 2, "STORE_URL")
-    says(mount(url), 2, "MOUNTPOINT")
+    says(mount(), 2, "store URL")
+    says(mount(url), 2, "mountpoint")
     says(mount(url, mountpoint, socket_dir, "--frobnicate"), 2, "frobnicate")
     says(mount(url, mountpoint, socket_dir, "-o", "ro,atr_ttl=5"), 2, "atr_ttl", "attr_ttl")
     says(mount(url, mountpoint, socket_dir, "-o", "attr_ttl=soon"), 2, "attr_ttl", "soon")
     says(mount(url, mountpoint, socket_dir, "-o", "ml.cacheSize=big"), 2, "ml.cacheSize", "big")
     says(mount("gopher://x/y", mountpoint, socket_dir), 1, "gopher", "file://")
-    says(mount("/just/a/path", mountpoint, socket_dir), 1, "file://")
+    says(mount("/just/a/path", mountpoint, socket_dir), 2, "file://")
     says(mount(f"file://{workdir}/absent", mountpoint, socket_dir), 1, "absent")
     says(mount("s3://bucket?acces_key=1", mountpoint, socket_dir), 1, "acces_key")
     says(mount(url, workdir / "nowhere", socket_dir), 1, "nowhere")
