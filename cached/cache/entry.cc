@@ -28,7 +28,7 @@ void Entry::SetKey(const ObjectKey& key) {
 }
 
 Status Entry::Load() const {
-  if (loaded_) return {};
+  if (loaded_ || tier_ == nullptr) return {};
   auto chunks = tier_->index().LoadChunks(id_, state_.epoch, size_);
   if (!chunks.has_value()) return std::unexpected(tier_->Failed(chunks.error()));
   blocks_.Load(std::move(*chunks));

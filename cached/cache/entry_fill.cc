@@ -42,6 +42,7 @@ Status Entry::Fill(Reservation& reservation, uint64_t offset, std::span<const st
     plan.tier->ops().Reach("fill.after_write");
     if (written.has_value()) {
       std::vector<uint64_t> chosen;
+      chosen.reserve(plan.blocks.size());
       for (const uint64_t block : plan.blocks) chosen.push_back(sums[block - first]);
       FinishFill(plan, chosen, room.hints());
       return {};

@@ -9,11 +9,12 @@
 #include <vector>
 
 #include "common/status.h"
+#include "common/units.h"
 
 namespace mlcache::cache {
 
 // Room to set aside for each database beyond what it is measured to take: memtables not yet flushed, logs, manifests.
-inline constexpr uint64_t kDatabaseMarginBytes = 4 * 1024 * 1024;
+inline constexpr uint64_t kDatabaseMarginBytes = 4 * kMiB;
 
 // A database with its column families, closed in order on destruction.
 class Rocks {

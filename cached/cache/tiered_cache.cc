@@ -1,5 +1,7 @@
 #include "cached/cache/tiered_cache.h"
 
+#include <glog/logging.h>
+
 #include <algorithm>
 
 #include "cached/cache/block_sum.h"
@@ -19,7 +21,9 @@ TieredCache::TieredCache(const Options& options, std::vector<Level> levels, std:
 
 TieredCache::~TieredCache() {
   committer_ = {};
-  static_cast<void>(CommitRound(true));
+  if (auto committed = CommitRound(true); !committed.has_value()) {
+    LOG(WARNING) << "what was cached last is lost: " << committed.error();
+  }
 }
 
 Result<std::shared_ptr<CachedObject>> TieredCache::Acquire(const ObjectKey& key) {
@@ -96,6 +100,7 @@ TieredCache::Level& TieredCache::LevelOf(const Tier* tier) {
 std::vector<TieredCache::Level*> TieredCache::Candidates(uint64_t object_size, Tier* current, uint64_t bytes) {
   if (current != nullptr) return {&LevelOf(current)};
   std::vector<Level*> levels;
+  levels.reserve(levels_.size());
   for (Level& level : levels_) levels.push_back(&level);
   // With room before without; small objects to memory, others to disk; then the most free bytes; then the largest.
   const auto rank = [&](const Level* level) {

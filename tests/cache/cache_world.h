@@ -49,6 +49,9 @@ inline std::vector<std::byte> BytesOf(const ObjectKey& key, uint64_t offset, uin
   return bytes;
 }
 
+// May fail here, and that is all right.
+inline void Try(const Status& /*status*/) {}
+
 // Fills a range (whole blocks) with the right bytes.
 inline Status FillRange(CachedObject& object, uint64_t offset, uint64_t length, const AccessHints& hints = {}) {
   MLCACHE_ASSIGN_OR_RETURN(auto room, object.Reserve({offset, length}, hints));

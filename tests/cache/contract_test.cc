@@ -150,6 +150,7 @@ TEST_P(ObjectCacheContract, ConcurrentReadersFillersAndEvictionsSeeNoWrongByte) 
   constexpr uint64_t kSize = 3 * kChunkBytes;
   std::atomic<int> wrong = 0;
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (uint64_t worker = 0; worker < 4; ++worker) {
     threads.emplace_back([&, worker] {
       for (uint64_t round = 0; round < 60; ++round) {
@@ -157,7 +158,7 @@ TEST_P(ObjectCacheContract, ConcurrentReadersFillersAndEvictionsSeeNoWrongByte) 
         const uint64_t offset = (worker * 7 + round * 13) % 48 * kBlockBytes;
         const uint64_t length = std::min(4 * kBlockBytes, kSize - offset);
         if (worker == 0 && round % 5 == 0) cache().Evict(object->key());
-        static_cast<void>(FillRange(*object, offset, length));
+        Try(FillRange(*object, offset, length));
         std::vector<std::byte> out(length);
         const Status read = object->Read(offset, out, round % 2 == 0 ? Wait::kMayBlock : Wait::kNever);
         if (read.has_value() && out != BytesOf(object->key(), offset, length)) ++wrong;

@@ -177,6 +177,7 @@ TEST(BudgetTest, HoldsAtEveryInstant) {
     while (!done) most = std::max(most, SpaceBelow(directory.path()));
   });
   std::vector<std::thread> fillers;
+  fillers.reserve(3);
   std::atomic<int> kept = 0;
   for (int worker = 0; worker < 3; ++worker) {
     fillers.emplace_back([&, worker] {
@@ -185,7 +186,7 @@ TEST(BudgetTest, HoldsAtEveryInstant) {
         const auto object = world.Get(KeyOf(std::to_string(worker) + "/" + std::to_string(i), size));
         const uint64_t length = i % 2 == 0 ? size : std::min(size, 3 * kBlockBytes);
         if (FillRange(*object, 0, length).has_value()) ++kept;
-        static_cast<void>(world.metadata().Write({{object->key().path, std::string(2000, 'x')}}));
+        Try(world.metadata().Write({{object->key().path, std::string(2000, 'x')}}));
       }
     });
   }

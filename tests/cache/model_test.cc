@@ -34,7 +34,7 @@ class Model {
       world_.cache().Evict(key);
       EXPECT_EQ(world_.Get(key)->CachedBytes(), 0U);
     } else if (action < 94) {
-      static_cast<void>(world_.cache().Flush());
+      Try(world_.cache().Flush());
     } else if (action < 96) {
       Restart(false);
     } else if (action < 97) {
