@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -100,13 +101,7 @@ void Worker::Start(const Request& asked) {
     options_.fault_hook(asked.submission.op,
                         std::string_view(asked.submission.name.data(), asked.submission.name_length));
   }
-  if (session_ == nullptr && asked.submission.op == ring::Op::kGetAttr && asked.submission.node == ring::kRootNode) {
-    if (const std::optional<ring::NodeAttributes> root = LastRoot(state_)) {
-      const fuse_entry_param entry = EntryOf(*root);
-      fuse_reply_attr(asked.kernel, &entry.attr, 0);
-      return;
-    }
-  }
+  if (session_ == nullptr && AnswerAlone(asked)) return;
   const uint64_t id = uint64_t{options_.index} << kIndexShift | next_id_++;
   Request& request = pending_.emplace(id, asked).first->second;
   request.submission.id = id;
@@ -116,6 +111,22 @@ void Worker::Start(const Request& asked) {
   backlog_.push_back(id);
   KernelChannel::WatchInterrupt(request.kernel, id);
   SendBacklog();
+}
+
+// What umount(8) asks of a mountpoint before it unmounts is answered while the daemon is away, too. All zeros is how a
+// file system says that it does not know its size.
+bool Worker::AnswerAlone(const Request& asked) const {
+  if (asked.submission.op == ring::Op::kStatFs) {
+    const struct statvfs unknown{.f_bsize = 4096, .f_frsize = 4096, .f_namemax = ring::kMaxNameBytes};
+    fuse_reply_statfs(asked.kernel, &unknown);
+    return true;
+  }
+  if (asked.submission.op != ring::Op::kGetAttr || asked.submission.node != ring::kRootNode) return false;
+  const std::optional<ring::NodeAttributes> root = LastRoot(state_);
+  if (!root) return false;
+  const fuse_entry_param entry = EntryOf(*root);
+  fuse_reply_attr(asked.kernel, &entry.attr, 0);
+  return true;
 }
 
 void Worker::Hint(const ring::Submission& submission) {

@@ -59,6 +59,7 @@ class Worker : public RequestSink {
   Worker(const WorkerOptions& options, KernelChannel& kernel, FileSystem& files, DirectoryLocks& locks,
          SharedState& state, const Clock& clock);
 
+  bool AnswerAlone(const Request& asked) const;
   bool TakeRequests();
   bool TakeCompletions();
   bool TakePosts();
