@@ -103,6 +103,8 @@ Result<Entry::FillPlan> Entry::PlanFill(Room& room, uint64_t first, uint64_t las
 }
 
 Status Entry::WriteBlocks(const FillPlan& plan, uint64_t offset, std::span<const std::byte> bytes) {
+  // The kernel lets one writer into a file at a time, and the others burn their CPU spinning for it: sleep instead.
+  const std::scoped_lock turn(write_mutex_);
   for (size_t i = 0; i < plan.blocks.size();) {
     size_t end = i + 1;
     while (end < plan.blocks.size() && plan.blocks[end] == plan.blocks[end - 1] + 1) ++end;
