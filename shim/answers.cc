@@ -65,8 +65,8 @@ void AnswerOpen(const Request& request, const ring::Completion& completion) {
 void AnswerOpenDirectory(const Request& request, const ring::Completion& completion) {
   fuse_file_info file{};
   file.fh = completion.handle;
-  file.cache_readdir = request.keep_listing ? 1 : 0;
-  file.keep_cache = file.cache_readdir;
+  file.cache_readdir = 1;
+  file.keep_cache = (completion.flags & ring::kListingUnchanged) != 0 ? 1 : 0;
   fuse_reply_open(request.kernel, &file);
 }
 
@@ -157,7 +157,7 @@ void AnswerDirectory(const Request& request, std::span<const std::byte> bytes) {
     const bool is_ours = request.submission.node == ring::kRootNode && name == kControlDirectoryName;
     // A name the kernel would take the whole listing amiss for.
     const bool is_odd = name.empty() || name == "." || name == ".." || name.contains('/') || name.contains('\0');
-    if (is_ours || is_odd || !IsForeign(record.attributes.node) || record.next_cookie <= 2) continue;
+    if (is_ours || is_odd || (request.plus && !IsForeign(record.attributes.node)) || record.next_cookie <= 2) continue;
     if (!writer.Add(name.c_str(), EntryOf(record.attributes), record.next_cookie)) break;
   }
   writer.Send();

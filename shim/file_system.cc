@@ -175,7 +175,6 @@ void OpenDirectory(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) {
     return;
   }
   Request request = Make(kernel, ring::Op::kOpenDir, node);
-  request.keep_listing = file_system->immutable();
   sink->Start(request);
 }
 
@@ -189,6 +188,7 @@ void StartReadDirectory(fuse_req_t kernel, fuse_ino_t node, size_t room, off_t o
   if (IsControlNode(node)) return AnswerControlDirectory(kernel, position, room, plus, file_system->control_files());
   Request request = Make(kernel, ring::Op::kReadDir, node);
   request.plus = plus;
+  request.submission.flags = plus ? 0 : ring::kNamesOnly;
   request.room = room;
   request.position = position;
   request.submission.handle = handle;

@@ -11,15 +11,13 @@
 namespace mlcache::shim {
 
 struct FileSystemOptions {
-  bool immutable = false;
   uint32_t uid = 0;  // who owns the control files
   uint32_t gid = 0;
 };
 
 class FileSystem {
  public:
-  explicit FileSystem(const FileSystemOptions& options)
-      : immutable_(options.immutable), control_files_(options.uid, options.gid) {}
+  explicit FileSystem(const FileSystemOptions& options) : control_files_(options.uid, options.gid) {}
 
   static const fuse_lowlevel_ops& Operations();
 
@@ -27,11 +25,9 @@ class FileSystem {
   // Both must outlive the thread's last operation.
   void ServeOnThisThread(RequestSink* sink);
 
-  bool immutable() const { return immutable_; }
   ControlFiles& control_files() { return control_files_; }
 
  private:
-  const bool immutable_;
   ControlFiles control_files_;
 };
 

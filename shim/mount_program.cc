@@ -119,7 +119,6 @@ int Mount(const CommandLine& command, FaultHook fault_hook) {
   std::error_code failure;
   server.socket_dir = std::filesystem::absolute(command.socket_dir, failure);
   server.hello = MakeHello(command, *mountpoint, RandomId(), kWorkers, ::getpid());
-  server.immutable = command.options.immutable;
   server.io_timeout = command.options.io_timeout;
   server.fault_hook = std::move(fault_hook);
   if (const int code = AskDaemon(server.socket_dir, server.hello); code != kExitOk) return code;

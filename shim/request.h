@@ -15,11 +15,10 @@ struct Request {
   fuse_req_t kernel = nullptr;
   uint64_t unique = 0;  // the kernel's number of it
   ring::Submission submission;
-  bool plus = false;          // READDIRPLUS
-  bool keep_listing = false;  // OPENDIR on an immutable mount: the kernel may keep what it reads
-  uint64_t room = 0;          // most bytes the kernel takes
-  uint64_t position = 0;      // of READDIR, and of a read of .mlcache/stats
-  uint64_t open_file = 0;     // of .mlcache/stats: which open of it
+  bool plus = false;       // READDIRPLUS
+  uint64_t room = 0;       // most bytes the kernel takes
+  uint64_t position = 0;   // of READDIR, and of a read of .mlcache/stats
+  uint64_t open_file = 0;  // of .mlcache/stats: which open of it
   // Below: kept by the worker.
   Nanos deadline = Nanos::max();
   Nanos interrupted_at = Nanos::max();

@@ -34,7 +34,7 @@ void IgnoreSignals() {
 class Server {
  public:
   Server(const ServerOptions& options, SharedState& state)
-      : options_(options), state_(state), files_({options.immutable, ::getuid(), ::getgid()}) {}
+      : options_(options), state_(state), files_({::getuid(), ::getgid()}) {}
 
   Status Start(UniqueFd device) {
     MLCACHE_ASSIGN_OR_RETURN(kernel_, KernelChannel::Open(std::move(device), FileSystem::Operations(), state_));

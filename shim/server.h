@@ -21,7 +21,6 @@ static_assert(kWorkers <= kMaxWorkers);
 struct ServerOptions {
   std::string socket_dir;
   session::Hello hello;
-  bool immutable = false;
   Nanos io_timeout{};
   pid_t keeper = 0;
   std::optional<int> oom_score;  // to go back to, when the keeper has protected itself

@@ -27,11 +27,24 @@ uint64_t OpenFiles::Add(std::shared_ptr<OpenFile> file) {
   return next_++;
 }
 
-uint64_t OpenFiles::Add(OpenDirectory directory) {
+OpenFiles::AddedDirectory OpenFiles::Add(OpenDirectory directory) {
   std::lock_guard lock(mutex_);
-  if (directories_.size() >= kMaxHandles) return 0;
+  if (directories_.size() >= kMaxHandles) return {};
+  if (shown_.size() >= kMaxShown && !shown_.contains(directory.node)) {
+    std::erase_if(shown_, [](const auto& row) { return row.second.open_handles == 0; });
+  }
+  Shown& shown = shown_[directory.node];
+  const bool fresh = shown.fetched_at != directory.listing->fetched_at;
+  const bool unchanged = !fresh && !shown.mixed;
+  if (fresh) {
+    shown.fetched_at = directory.listing->fetched_at;
+    shown.mixed = shown.open_handles > 0;
+  } else if (shown.open_handles == 0) {
+    shown.mixed = false;
+  }
+  ++shown.open_handles;
   directories_[next_] = std::move(directory);
-  return next_++;
+  return {.handle = next_++, .unchanged = unchanged};
 }
 
 std::shared_ptr<OpenFile> OpenFiles::File(uint64_t handle, uint64_t node) {
@@ -81,6 +94,9 @@ void OpenFiles::ReleaseDirectory(uint64_t handle, uint64_t node) {
   if (found == directories_.end() || found->second.node != node) return;
   dropped = std::move(found->second.listing);
   directories_.erase(found);
+  if (const auto shown = shown_.find(node); shown != shown_.end() && shown->second.open_handles > 0) {
+    --shown->second.open_handles;
+  }
 }
 
 void OpenFiles::Clear() {
@@ -90,6 +106,7 @@ void OpenFiles::Clear() {
   std::lock_guard lock(mutex_);
   files.swap(files_);
   directories.swap(directories_);
+  shown_.clear();
   by_node.swap(by_node_used_);
   by_node_.clear();
 }

@@ -49,13 +49,19 @@ class OpenFiles {
  public:
   static constexpr size_t kMaxHandles = 65'536;
   static constexpr size_t kMaxByNode = 512;
+  static constexpr size_t kMaxShown = 65'536;
 
   // Handles of this session begin with `generation`, so that those of another are not taken for its own.
   explicit OpenFiles(uint64_t generation) : next_((generation << 40) | 1) {}
 
   // 0 when there are too many: reads then go by the node.
   uint64_t Add(std::shared_ptr<OpenFile> file);
-  uint64_t Add(OpenDirectory directory);
+
+  struct AddedDirectory {
+    uint64_t handle = 0;
+    bool unchanged = false;  // the listing is the one last added for the node, and no handle shows another
+  };
+  AddedDirectory Add(OpenDirectory directory);
 
   // The file of a handle of that node, else the one kept for the node; null when there is neither.
   std::shared_ptr<OpenFile> File(uint64_t handle, uint64_t node);
@@ -72,11 +78,19 @@ class OpenFiles {
   void Clear();
 
  private:
+  // The listing of a directory that the kernel was shown last, by the moment it was fetched.
+  struct Shown {
+    Nanos fetched_at{-1};
+    uint32_t open_handles = 0;
+    bool mixed = false;  // a handle on an older listing was open when this one came: the kernel may hold parts of both
+  };
+
   std::mutex mutex_;
   // All guarded by mutex_.
   uint64_t next_;
   std::unordered_map<uint64_t, std::shared_ptr<OpenFile>> files_;
   std::unordered_map<uint64_t, OpenDirectory> directories_;
+  std::unordered_map<uint64_t, Shown> shown_;          // by node
   std::list<std::shared_ptr<OpenFile>> by_node_used_;  // the front was used last
   std::unordered_map<uint64_t, std::list<std::shared_ptr<OpenFile>>::iterator> by_node_;
 };

@@ -24,6 +24,14 @@ ring::Completion CompletionOf(const Result<ring::NodeAttributes>& attributes) {
   return completion;
 }
 
+ring::Completion CompletionOf(const OpenFiles::AddedDirectory& added) {
+  return {.flags = added.unchanged ? ring::kListingUnchanged : 0, .handle = added.handle};
+}
+
+Tree::Detail DetailOf(const ring::Submission& submission) {
+  return (submission.flags & ring::kNamesOnly) != 0 ? Tree::Detail::kNames : Tree::Detail::kAttributes;
+}
+
 std::string_view NameOfSubmission(const ring::Submission& submission) {
   return {submission.name.data(), std::min<size_t>(submission.name_length, submission.name.size())};
 }
@@ -102,8 +110,7 @@ std::optional<ring::Completion> Session::AnswerFromMemory(const ring::Submission
   if (submission.op == Op::kOpenDir) {
     if (auto listing = tree_->List(submission.node, Effort::kMemoryOnly, {})) {
       if (!listing->has_value()) return ring::Completion{.code = static_cast<int32_t>(listing->error().code())};
-      return ring::Completion{.handle =
-                                  files_.Add(OpenDirectory{.node = submission.node, .listing = **std::move(listing)})};
+      return CompletionOf(files_.Add(OpenDirectory{.node = submission.node, .listing = **std::move(listing)}));
     }
   }
   return std::nullopt;
@@ -113,7 +120,8 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
   const ring::Submission& submission = request->submission;
   const std::shared_ptr<const Listing> listing = files_.Directory(submission.handle, submission.node).listing;
   if (listing == nullptr) return false;
-  auto page = tree_->Page(submission.node, *listing, submission.offset, submission.length, Effort::kMemoryOnly);
+  auto page = tree_->Page(submission.node, *listing, submission.offset, submission.length, DetailOf(submission),
+                          Effort::kMemoryOnly);
   if (!page) return false;
   ReplyOrRefuse(request, *std::move(page));
   return true;
@@ -231,9 +239,9 @@ void Session::OpenDir(const RequestPtr& request) {
     Refuse(*request, listing.error());
     return;
   }
-  const uint64_t handle = files_.Add(OpenDirectory{.node = node, .listing = *std::move(listing)});
-  Complete(*request, {.handle = handle});
-  if (request->stop.stop_requested()) files_.ReleaseDirectory(handle, node);
+  const OpenFiles::AddedDirectory added = files_.Add(OpenDirectory{.node = node, .listing = *std::move(listing)});
+  Complete(*request, CompletionOf(added));
+  if (request->stop.stop_requested()) files_.ReleaseDirectory(added.handle, node);
 }
 
 void Session::ReadDir(const RequestPtr& request) {
@@ -248,8 +256,8 @@ void Session::ReadDir(const RequestPtr& request) {
     }
     listing = *std::move(fresh);
   }
-  ReplyOrRefuse(request,
-                *tree_->Page(submission.node, *listing, submission.offset, submission.length, Effort::kMayBlock));
+  ReplyOrRefuse(request, *tree_->Page(submission.node, *listing, submission.offset, submission.length,
+                                      DetailOf(submission), Effort::kMayBlock));
 }
 
 void Session::GetXattr(const RequestPtr& request) {

@@ -11,8 +11,7 @@
 namespace mlcache::session {
 namespace {
 
-constexpr uint64_t kFirstCookie = 3;      // 1 and 2 are behind `.` and `..`, which the shim makes
-constexpr size_t kAssignedAtOnce = 1024;  // ids made durable together while a directory is read
+constexpr uint64_t kFirstCookie = 3;  // 1 and 2 are behind `.` and `..`, which the shim makes
 constexpr Nanos kCapacityAge = std::chrono::seconds(5);
 constexpr std::string_view kVersionXattr = "user.mlcache.version";
 constexpr std::string_view kCachedXattr = "user.mlcache.cached";
@@ -189,7 +188,8 @@ Attempt<std::shared_ptr<const Listing>> Tree::List(uint64_t id, Effort effort, c
   return listing;
 }
 
-Attempt<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t cookie, uint32_t room, Effort effort) {
+Attempt<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t cookie, uint32_t room, Detail detail,
+                                Effort effort) {
   const Attempt<NodePtr> resolved = Resolve(id, effort);
   if (!resolved) return std::nullopt;
   if (!resolved->has_value()) return std::unexpected(resolved->error());
@@ -208,7 +208,9 @@ Attempt<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t co
     if (page.size() + RecordBytes(entry.name.size()) > room) break;
     const std::string path = JoinPath(node->path, entry.name);
     std::optional<uint64_t> child;
-    if (index - ids_begin < ids.size()) {
+    if (detail == Detail::kNames) {
+      child = 0;
+    } else if (index - ids_begin < ids.size()) {
       child = ids[index - ids_begin];
     } else {
       child = nodes_.PeekId(identity, path, entry.info);
@@ -216,10 +218,13 @@ Attempt<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t co
     if (!child) {
       if (effort == Effort::kMemoryOnly) return std::nullopt;
       std::vector<NodeRequest> requests;
-      const size_t end = std::min(entries.size(), index + kAssignedAtOnce);
-      requests.reserve(end - index);
-      for (size_t i = index; i < end; ++i)
+      // Those that this page has room for, and no more: each costs a durable row.
+      size_t used = page.size();
+      for (size_t i = index; i < entries.size(); ++i) {
+        used += RecordBytes(entries[i].name.size());
+        if (used > room) break;
         requests.push_back({.path = JoinPath(node->path, entries[i].name), .info = &entries[i].info});
+      }
       Result<std::vector<uint64_t>> assigned = nodes_.Assign(identity, requests);
       if (!assigned.has_value()) return std::unexpected(assigned.error());
       ids = *std::move(assigned);

@@ -53,9 +53,13 @@ class Tree {
 
   Attempt<std::shared_ptr<const Listing>> List(uint64_t node, Effort effort, const store::CallContext& context);
 
+  // kNames: inode and mode alone, no nodeid is given out.
+  enum class Detail : uint8_t { kNames, kAttributes };
+
   // As many DirEntry records of `listing`, a listing of directory `node`, as fit into `room` bytes, from the place that
   // `cookie` names. Empty at the end. kInvalidArgument when not even one fits.
-  Attempt<std::string> Page(uint64_t node, const Listing& listing, uint64_t cookie, uint32_t room, Effort effort);
+  Attempt<std::string> Page(uint64_t node, const Listing& listing, uint64_t cookie, uint32_t room, Detail detail,
+                            Effort effort);
 
   // Sizes where the store knows none are 1 PiB and 2^32 files, all free, so that programs that look for room find it.
   Result<ring::StatFsReply> StatFs(const store::CallContext& context);

@@ -34,6 +34,13 @@ enum class Op : uint32_t {
   kStats = 16,        // → slot with the text of .mlcache/stats
 };
 
+// Submission::flags of kReadDir: of an entry's attributes only inode and mode are wanted, and no nodeid (it stays 0).
+inline constexpr uint32_t kNamesOnly = 1;
+
+// Completion::flags of kOpenDir: the listing is the one that this session was given for the node last, so what the kernel
+// keeps of it is still true.
+inline constexpr uint32_t kListingUnchanged = 1;
+
 // shim → daemon. `name` is read only as far as name_length.
 struct Submission {
   uint64_t id = 0;  // chosen by the shim, unique among those outstanding, not 0
