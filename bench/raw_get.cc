@@ -60,6 +60,7 @@ int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   {
     std::vector<std::jthread> workers;
+    workers.reserve(threads);
     for (unsigned long i = 0; i < threads; ++i) {
       workers.emplace_back([&] { received += FetchPieces(url, bytes, piece, next); });
     }

@@ -217,7 +217,8 @@ void Session::Complete(Request& request, ring::Completion completion) {
 void Session::Refuse(Request& request, const Error& error) {
   const bool ours = error.code() == Code::kInternal || error.code() == Code::kDataLoss ||
                     error.code() == Code::kUnavailable || error.code() == Code::kDeadlineExceeded ||
-                    error.code() == Code::kUnknown || error.code() == Code::kResourceExhausted;
+                    error.code() == Code::kUnknown || error.code() == Code::kResourceExhausted ||
+                    (error.code() == Code::kFailedPrecondition && request.submission.op == ring::Op::kRead);
   if (ours && !request.answered) {
     LOG_EVERY_T(WARNING, 1) << OpName(request.submission.op) << ": " << error;
   }

@@ -42,17 +42,18 @@ int OpenAt2(int directory, const char* path, uint64_t flags, uint64_t resolve) {
 int64_t ToNanos(const struct statx_timestamp& time) { return time.tv_sec * 1'000'000'000LL + time.tv_nsec; }
 
 std::string VersionOf(const struct statx& status) {
-  std::array<char, 80> text{};
-  char* end = text.data();
+  std::string text;
   const auto add = [&](auto number) {
-    end = std::to_chars(end, text.data() + text.size(), number, 16).ptr;
-    *end++ = '.';
+    std::array<char, 20> digits{};
+    const char* end = std::to_chars(digits.data(), digits.data() + digits.size(), number, 16).ptr;
+    if (!text.empty()) text += '.';
+    text.append(digits.data(), end);
   };
   add(status.stx_ino);
   add(status.stx_size);
   add(ToNanos(status.stx_mtime));
   add(ToNanos(status.stx_ctime));
-  return {text.data(), end - 1};
+  return text;
 }
 
 // Nothing for a thing that this store does not show.
@@ -155,19 +156,19 @@ FileStore::FileStore(std::string root, UniqueFd root_fd, const Clock& clock, siz
     : root_(std::move(root)), root_fd_(std::move(root_fd)), clock_(clock), page_entries_(page_entries) {}
 
 Result<std::shared_ptr<FileStore>> FileStore::Open(const std::string& root, const Clock& clock, size_t page_entries) {
-  const std::string path = root.starts_with('/') ? root : "/" + root;
+  std::string path = root.starts_with('/') ? root : "/" + root;
+  // Links on the way to the root are the administrator's; what they lead to now is the root for good.
+  if (const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr), &std::free); real) {
+    path = real.get();
+  }
   UniqueFd fd(OpenAt2(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS));
   if (!fd.valid()) {
     const int error = errno;
     if (error == EACCES || error == EPERM) return Unreadable(path);
-    if (error == ENOENT) return Fail(Code::kNotFound, path + ": no such directory; is its file system mounted?");
+    if (error == ENOENT || error == ELOOP)
+      return Fail(Code::kNotFound, path + ": no such directory; is its file system mounted?");
     if (error == ENOTDIR) return Fail(Code::kInvalidArgument, path + ": is not a directory");
     if (error == ENOSYS) return Fail(Code::kUnimplemented, path + ": file:// stores need openat2 (Linux 5.6 or newer)");
-    if (error == ELOOP) {
-      const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr), &std::free);
-      return Fail(Code::kInvalidArgument, path + ": a store's directory may not be reached through symbolic links" +
-                                              (real ? "; use file://" + std::string(real.get()) : std::string()));
-    }
     return FailErrno(error, path);
   }
   // Search permission, too: without it every look-up below would fail one by one.

@@ -170,6 +170,50 @@ TEST_F(OperationsTest, ListsPagesWithStableCookies) {
   EXPECT_EQ(client->Call(tiny).code(), Code::kInvalidArgument);
 }
 
+TEST_F(OperationsTest, NamesOnlyGiveOutNoNodes) {
+  store_->PutDirectory("dir");
+  store_->Put("dir/file", "bytes");
+  Start();
+  auto client = Mount();
+  const uint64_t directory = client->Walk("dir");
+  ring::Submission submission = SessionClient::Make(Op::kReadDir, directory);
+  submission.handle = client->Call(SessionClient::Make(Op::kOpenDir, directory)).completion.handle;
+  submission.flags = ring::kNamesOnly;
+  submission.length = 4096;
+  const std::vector<NamedEntry> names = SessionClient::Entries(client->Call(submission).bytes);
+  ASSERT_EQ(names.size(), 1U);
+  EXPECT_EQ(names[0].name, "file");
+  EXPECT_EQ(names[0].entry.attributes.node, 0U);
+  const ring::NodeAttributes file = client->Lookup(directory, "file").attributes();
+  EXPECT_EQ(names[0].entry.attributes.inode, file.inode);
+  EXPECT_EQ(names[0].entry.attributes.mode & S_IFMT, file.mode & S_IFMT);
+}
+
+TEST_F(OperationsTest, TheKernelIsToldWhenItsListingIsStillTrue) {
+  store_->PutDirectory("dir");
+  store_->Put("dir/file", "bytes");
+  Start();
+  auto client = Mount();
+  const uint64_t directory = client->Walk("dir");
+  const auto open = [&] { return client->Call(SessionClient::Make(Op::kOpenDir, directory)).completion; };
+  const auto close = [&](const ring::Completion& opened) {
+    ring::Submission submission = SessionClient::Make(Op::kReleaseDir, directory);
+    submission.handle = opened.handle;
+    client->Submit(submission);
+  };
+  const ring::Completion first = open();
+  EXPECT_EQ(first.flags & ring::kListingUnchanged, 0U);
+  const ring::Completion second = open();
+  EXPECT_NE(second.flags & ring::kListingUnchanged, 0U);
+  close(second);
+  clock_.Advance(std::chrono::seconds(11));
+  // `first` may go on filling the kernel's copy from the listing before: nothing of that copy can be trusted.
+  const ring::Completion third = open();
+  EXPECT_EQ(third.flags & ring::kListingUnchanged, 0U);
+  EXPECT_EQ(open().flags & ring::kListingUnchanged, 0U);
+  EXPECT_EQ(Mount()->Call(SessionClient::Make(Op::kOpenDir, directory)).completion.flags & ring::kListingUnchanged, 0U);
+}
+
 TEST_F(OperationsTest, SymlinksStatFsXattrsStats) {
   store_->PutSymlink("link", "../some where");
   const std::string version = store_->Put("file", Pattern(100'000));
