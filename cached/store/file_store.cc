@@ -47,7 +47,7 @@ std::string VersionOf(const struct statx& status) {
     std::array<char, 20> digits{};
     const char* end = std::to_chars(digits.data(), digits.data() + digits.size(), number, 16).ptr;
     if (!text.empty()) text += '.';
-    text.append(digits.data(), end);
+    text.append(static_cast<const char*>(digits.data()), end);
   };
   add(status.stx_ino);
   add(status.stx_size);
