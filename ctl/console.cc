@@ -43,7 +43,8 @@ std::string FormatSeconds(uint64_t seconds) {
   for (const auto& [length, name] : kUnits) {
     const bool second = !text.empty();
     if (seconds < length && !second && length > 1) continue;
-    text += (second ? " " : "") + std::to_string(seconds / length) + name;
+    // The analyzer does not see that no unit is 0 long.
+    text += (second ? " " : "") + std::to_string(seconds / length) + name;  // NOLINT(clang-analyzer-core.DivideZero)
     if (second) break;
     seconds %= length;
   }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -258,8 +259,8 @@ class SessionClient {
     pollfd waits[2] = {{.fd = doorbell, .events = POLLIN, .revents = 0},
                        {.fd = socket_.get(), .events = POLLIN | POLLRDHUP, .revents = 0}};
     poll(waits, 2, std::min(patience_ms, 100));
-    uint64_t ignored = 0;
-    if ((waits[0].revents & POLLIN) != 0 && read(doorbell, &ignored, sizeof(ignored)) < 0) gone_ = gone_ || false;
+    eventfd_t ignored = 0;
+    if ((waits[0].revents & POLLIN) != 0) eventfd_read(doorbell, &ignored);
     gone_ = waits[1].revents != 0;
   }
 
