@@ -127,7 +127,7 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
   bool has_key_ = false;
 
   std::shared_mutex io_mutex_;
-  std::mutex write_mutex_;  // held while the object file is written; within io_mutex_, without the others
+  std::mutex write_mutex_;          // held while the object file is written; within io_mutex_, without the others
   mutable std::mutex state_mutex_;  // the rest
   std::condition_variable filled_;
   ObjectState state_;

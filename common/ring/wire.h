@@ -37,8 +37,8 @@ enum class Op : uint32_t {
 // Submission::flags of kReadDir: of an entry's attributes only inode and mode are wanted, and no nodeid (it stays 0).
 inline constexpr uint32_t kNamesOnly = 1;
 
-// Completion::flags of kOpenDir: the listing is the one that this session was given for the node last, so what the kernel
-// keeps of it is still true.
+// Completion::flags of kOpenDir: the listing is the one that this session was given for the node last, so what the
+// kernel keeps of it is still true.
 inline constexpr uint32_t kListingUnchanged = 1;
 
 // shim → daemon. `name` is read only as far as name_length.
