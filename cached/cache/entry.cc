@@ -130,8 +130,9 @@ Result<std::unique_ptr<Reservation>> Entry::Reserve(ByteRange range, const Acces
     const std::scoped_lock lock(state_mutex_);
     wanted = tier_ != nullptr ? tier_ : wanted_tier_;
     if (wanted != nullptr && wanted != tier_ && wanted->health() != TierHealth::kOk) wanted = nullptr;
-    if (tier_ == nullptr) bytes = SpaceOfExtents(size_);
     if (!state_.complete) {
+      // Also for a file that is there: making room may take this very object's last chunk, and then its file, away.
+      bytes = SpaceOfExtents(size_);
       MLCACHE_RETURN_IF_ERROR(Load());
       for (const ByteRange& part : blocks_.Missing(range.offset, range.length)) bytes += RoundToFileBlocks(part.length);
     }
