@@ -104,9 +104,10 @@ def test_warmup_check_and_evict_agree_to_the_byte(host, source):
     assert host.total("store_read_bytes_total") == size
     assert read_all(mountpoint) == size
     assert host.total("store_read_bytes_total") == size
-    checked = host.ctl("check", mountpoint)
-    assert str(size) in checked.stdout.replace(",", "") or "60" in checked.stdout
+    whole = f"60 files: 60 complete, 0 in part, 0 not cached; {size:,} of {size:,} bytes"
+    assert whole in host.ctl("check", mountpoint).stdout
     host.ctl("evict", mountpoint / "class0")
+    assert "12 files: 0 complete, 0 in part, 12 not cached; 0 of " in host.ctl("check", mountpoint / "class0").stdout
     host.umount(mountpoint)
     mountpoint = host.mount(f"file://{source}")
     left = sum(path.stat().st_size for path in (source / "class0").iterdir())
