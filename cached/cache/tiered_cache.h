@@ -45,6 +45,8 @@ class TieredCache final : public ObjectCache, private EntryHost {
   uint64_t Evict(const ObjectKey& key) override;
   Status Flush() override;
   std::vector<TierReport> Tiers() const override;
+  std::vector<ObjectsDirectory> ObjectsDirectories() const override;
+  void TellOfLeaving(ObjectCache::Left left) override { left_ = std::move(left); }
 
   // Evicts until the tier is within its budget again.
   void Relieve(size_t tier) { static_cast<void>(MakeRoom(levels_[tier], 0, false)); }
@@ -69,6 +71,9 @@ class TieredCache final : public ObjectCache, private EntryHost {
                const AccessHints& hints) override;
   void Dirty(std::shared_ptr<Entry> entry, Tier* tier, uint64_t bytes) override;
   void Accessed(const ObjectId& id, uint32_t first_chunk, uint32_t last_chunk, const AccessHints& hints) override;
+  void Left(const ObjectId& id) override {
+    if (left_) left_(id);
+  }
   void Closed(const ObjectId& id) override;
   uint64_t Boot() const override { return options_.boot; }
 
@@ -78,6 +83,7 @@ class TieredCache final : public ObjectCache, private EntryHost {
   bool MakeRoom(Level& level, uint64_t bytes, bool charge);
   uint64_t EvictUnits(const std::vector<EvictionUnit>& units);
   uint64_t EvictSome(Level& level, uint64_t bytes);
+  static bool AwaitReturns(Tier& tier, uint64_t bytes);
   std::shared_ptr<Entry> EntryOf(const ObjectId& id);               // null when nothing is known of it
   std::shared_ptr<Entry> Open(const ObjectId& id, Record& record);  // mutex_ held
 
@@ -92,6 +98,7 @@ class TieredCache final : public ObjectCache, private EntryHost {
 
   const Options options_;
   const Clock& clock_;
+  ObjectCache::Left left_;
   std::vector<Level> levels_;  // the policies are guarded by mutex_
 
   mutable std::mutex mutex_;
