@@ -60,6 +60,9 @@ def read_until_complete(path, data):
     """Reads by a handle that stays on the ordinary way, and returns it."""
     handle = open(path, "rb")
     assert handle.read() == data
+    # Readers get their bytes before these are in the cache.
+    whole = f"{len(data)}/{len(data)}"
+    harness.wait_for(lambda: os.getxattr(path, "user.mlcache.cached").decode() == whole, what="the file is complete")
     return handle
 
 
