@@ -157,10 +157,6 @@ class Parser {
       }
       command_.notes.emplace_back("mounted read-only: this release does not write");
     }
-    if (options.open_mode == "passthrough" || options.open_mode == "noopen") {
-      command_.notes.push_back("open_mode=" + options.open_mode +
-                               " is accepted; this release serves every open through the kernel's page cache (cached)");
-    }
     if (options.seal == "on") {
       command_.notes.emplace_back("seal=on is accepted; this release shows no sealed views");
     }
