@@ -35,6 +35,9 @@ timespec Time(int64_t nanos) {
 // A nodeid the daemon may give out; anything else would let its file pass for the root or for one of ours.
 bool IsForeign(uint64_t node) { return node > ring::kRootNode && !IsControlNode(node); }
 
+// With node 0 the kernel takes a READDIRPLUS record for a name alone, and looks it up when it needs more.
+bool IsPlusNode(uint64_t node) { return node == 0 || IsForeign(node); }
+
 void Malformed(const Request& request, std::string_view what) {
   LOG_EVERY_N(ERROR, 100) << "the daemon's answer to operation " << static_cast<uint32_t>(request.submission.op)
                           << " on node " << request.submission.node << " is malformed: " << what;
@@ -157,7 +160,7 @@ void AnswerDirectory(const Request& request, std::span<const std::byte> bytes) {
     const bool is_ours = request.submission.node == ring::kRootNode && name == kControlDirectoryName;
     // A name the kernel would take the whole listing amiss for.
     const bool is_odd = name.empty() || name == "." || name == ".." || name.contains('/') || name.contains('\0');
-    if (is_ours || is_odd || (request.plus && !IsForeign(record.attributes.node)) || record.next_cookie <= 2) continue;
+    if (is_ours || is_odd || (request.plus && !IsPlusNode(record.attributes.node)) || record.next_cookie <= 2) continue;
     if (!writer.Add(name.c_str(), EntryOf(record.attributes), record.next_cookie)) break;
   }
   writer.Send();
