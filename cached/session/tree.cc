@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint64_t kFirstCookie = 3;  // 1 and 2 are behind `.` and `..`, which the shim makes
 constexpr int kDetailsCredit = 32;
+constexpr size_t kIdsAhead = 256;
 constexpr Nanos kCapacityAge = std::chrono::seconds(5);
 constexpr std::string_view kVersionXattr = "user.mlcache.version";
 constexpr std::string_view kCachedXattr = "user.mlcache.cached";
@@ -121,10 +122,27 @@ Attempt<ring::NodeAttributes> Tree::Lookup(uint64_t parent, std::string_view nam
   if (const std::optional<uint64_t> id = nodes_.PeekId(root_->identity, path, found.info))
     return Describe(found, path, *id);
   if (effort == Effort::kMemoryOnly) return std::nullopt;
-  const NodeRequest request{.path = path, .info = &found.info};
-  const Result<std::vector<uint64_t>> ids = nodes_.Assign(root_->identity, std::span(&request, 1));
-  if (!ids.has_value()) return std::unexpected(ids.error());
-  return Describe(found, path, ids->front());
+  const Result<uint64_t> id = AssignId(***directory, name, found.info);
+  if (!id.has_value()) return std::unexpected(id.error());
+  return Describe(found, path, *id);
+}
+
+Result<uint64_t> Tree::AssignId(const Node& directory, std::string_view name, const store::ObjectInfo& info) {
+  std::vector<NodeRequest> requests = {{.path = JoinPath(directory.path, name), .info = &info}};
+  const std::shared_ptr<const Listing> listing =
+      volume_->PeekListing(RelativeOf(directory), view_.max_age(), ListDetail::kAttributes);
+  const store::ListEntry* entry = listing == nullptr ? nullptr : FindEntry(*listing, name);
+  const store::ListEntry* const first = listing == nullptr ? nullptr : listing->entries.data();
+  if (entry != nullptr && entry != first) {
+    const store::ListEntry* const before = std::prev(entry);
+    if (nodes_.PeekId(root_->identity, JoinPath(directory.path, before->name), before->info)) {
+      const store::ListEntry* const end = first + listing->entries.size();
+      while (++entry != end && requests.size() < kIdsAhead)
+        requests.push_back({.path = JoinPath(directory.path, entry->name), .info = &entry->info});
+    }
+  }
+  MLCACHE_ASSIGN_OR_RETURN(const std::vector<uint64_t> ids, nodes_.Assign(root_->identity, requests));
+  return ids.front();
 }
 
 Attempt<ring::NodeAttributes> Tree::GetAttributes(uint64_t id, Effort effort, const store::CallContext& context) {

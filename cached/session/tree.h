@@ -92,6 +92,9 @@ class Tree {
   // An id for each entry, 0 for each null.
   Attempt<std::vector<uint64_t>> IdsOf(const Node& directory, const std::vector<const store::ListEntry*>& entries,
                                        Effort effort);
+  // The id of an entry of `directory`, made durable. Where entries are looked up one after the other in the order of
+  // their names, as by a walk that reads attributes, those that follow get theirs in the same write.
+  Result<uint64_t> AssignId(const Node& directory, std::string_view name, const store::ObjectInfo& info);
   // What describes the entries of `listing`, or null where their names must do.
   Attempt<std::shared_ptr<const Listing>> DetailsOf(const Node& directory, const Listing& listing, uint64_t cookie,
                                                     Effort effort, const store::CallContext& context);

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "tests/session/harness.h"
@@ -182,6 +183,22 @@ TEST_F(DearAttributesTest, WhoLooksFilesUpIsGivenAttributesWithTheNamesAgain) {
   for (int d = 2; d < 34; ++d) EXPECT_EQ(Described(*client, d), kFiles);
   EXPECT_EQ(Described(*client, 34), 0);       // nobody needed them
   EXPECT_EQ(Described(*client, 33), kFiles);  // what memory has costs nothing
+}
+
+TEST_F(DearAttributesTest, LookupsInOrderGiveIdsToThoseThatFollow) {
+  Start();
+  auto client = Mount();
+  const uint64_t directory = client->Walk("d1");
+  std::set<std::string> names;
+  for (int i = 0; i < kFiles; ++i) names.insert("f" + std::to_string(i));
+  const size_t before = nodes_.size();
+  size_t looked_up = 0;
+  for (const std::string& name : names) {
+    ASSERT_TRUE(client->Lookup(directory, name).ok());
+    // The sixteenth brings the attributes of all, and follows a name that was looked up.
+    EXPECT_EQ(nodes_.size() - before, ++looked_up < 16 ? looked_up : kFiles) << name;
+  }
+  EXPECT_LE(store_->stats(), 18U);
 }
 
 TEST_F(DearAttributesTest, AnImmutableMountFetchesAttributesOnceForGood) {
