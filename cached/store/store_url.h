@@ -17,10 +17,10 @@ struct StoreUrl {
   std::map<std::string, std::string> options;  // of the query, decoded
 
   // What names the namespace that `path` lies in, without credentials: "file://", "s3://bucket@endpoint". Objects are
-  // cached under (Identity, path below it), so mounts of different prefixes share them.
+  // cached under (Identity, path below it), so mounts of different prefixes share them. Metrics are labelled with it.
   std::string Identity() const;
 
-  // The URL in one spelling: what `status` and metrics show.
+  // The URL in one spelling: what `status` shows.
   std::string Canonical() const;
 };
 

@@ -75,7 +75,7 @@ class S3Backend : public Backend {
     Server().Put("root dir/", "");
     StoreUrl url{.scheme = "s3", .authority = Server().bucket(), .path = "root dir"};
     url.options["endpoint"] = Server().endpoint();
-    store_ = std::make_unique<S3Store>(url, HttpOptions{}, SystemClock());
+    store_ = std::make_unique<S3Store>(url, S3Options{}, SystemClock());
   }
   ObjectStore& store() override { return *store_; }
   void Put(const std::string& path, const std::string& bytes) override { Server().Put("root dir/" + path, bytes); }

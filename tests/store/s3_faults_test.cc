@@ -38,7 +38,7 @@ class S3Faults : public ::testing::Test {
   void Serve(ScriptedHttpServer::Handler handler, const HttpOptions& options = {}) {
     server_ = std::make_unique<ScriptedHttpServer>(std::move(handler));
     url_ = {.scheme = "s3", .authority = "bucket", .path = "", .options = {{"endpoint", server_->endpoint()}}};
-    store_ = std::make_unique<S3Store>(url_, options, SystemClock());
+    store_ = std::make_unique<S3Store>(url_, S3Options{.http = options}, SystemClock());
   }
 
   // Reads [10, 20) of the 36 bytes; what the sink took is in got_.
@@ -328,7 +328,7 @@ TEST_F(S3Faults, RetriesResumeWhereTheReplyBrokeOff) {
   ASSERT_TRUE(status) << status.error();
   EXPECT_EQ(got, kContent.substr(10, 10));
   EXPECT_EQ(server_->requests().size(), 5U);  // the root, then 3 + 3 + 3 + 1 bytes
-  EXPECT_EQ(metrics.store_retries.Add({{"store", url_.Canonical()}, {"op", "read"}}).Value(), 3);
+  EXPECT_EQ(metrics.store_retries.Add({{"store", url_.Identity()}, {"op", "read"}}).Value(), 3);
 }
 
 }  // namespace
