@@ -152,32 +152,36 @@ void HedgeStore::Hedge(const std::shared_ptr<Race>& race) {
     if (race->delivered > 0 && !inner_->PinsVersion()) return;
     race->second_offset = race->delivered;
   }
-  // The task may outlive this store, but neither the store below nor the metrics.
-  const bool taken = executor_->Submit([inner = inner_, race, &bytes_counter = hedged_bytes_] {
-    const uint64_t wanted = race->length - race->second_offset;
-    race->second.reserve(wanted);
-    const ByteSink collect = [&](std::span<const std::byte> bytes) -> Status {
-      race->second.insert(race->second.end(), bytes.begin(), bytes.end());
-      return {};
-    };
-    const CallContext context{.priority = race->priority,
-                              .job = race->job,
-                              .deadline = race->deadline,
-                              .stop = race->stop_second.get_token()};
-    const Status status = inner->ReadRange(race->ref, race->offset + race->second_offset, wanted, collect, context);
-    bool won = false;
-    {
-      const std::lock_guard lock(race->mutex);
-      const bool mixes = race->delivered > 0 && !inner->PinsVersion();
-      won = race->second_won = status && !race->over && !mixes;
-    }
-    if (won) {
-      race->stop_first.request_stop();
-    } else {
-      bytes_counter.Increment(static_cast<double>(race->second.size()));
-    }
-  });
-  if (taken) hedged_requests_.Increment();
+  // The task may outlive this store, but neither the store below nor the metrics. Where the executor has no room the
+  // first request has to do.
+  auto task = [inner = inner_, race, &requests = hedged_requests_, &bytes = hedged_bytes_] {
+    requests.Increment();
+    AskAgain(*inner, *race, bytes);
+  };
+  static_cast<void>(executor_->Submit(std::move(task)));
+}
+
+void HedgeStore::AskAgain(ObjectStore& inner, Race& race, prometheus::Counter& twice) {
+  const uint64_t wanted = race.length - race.second_offset;
+  race.second.reserve(wanted);
+  const ByteSink collect = [&](std::span<const std::byte> bytes) -> Status {
+    race.second.insert(race.second.end(), bytes.begin(), bytes.end());
+    return {};
+  };
+  const CallContext context{
+      .priority = race.priority, .job = race.job, .deadline = race.deadline, .stop = race.stop_second.get_token()};
+  const Status status = inner.ReadRange(race.ref, race.offset + race.second_offset, wanted, collect, context);
+  bool won = false;
+  {
+    const std::lock_guard lock(race.mutex);
+    const bool mixes = race.delivered > 0 && !inner.PinsVersion();
+    won = race.second_won = status && !race.over && !mixes;
+  }
+  if (won) {
+    race.stop_first.request_stop();
+  } else {
+    twice.Increment(static_cast<double>(race.second.size()));
+  }
 }
 
 void HedgeStore::RunTimer(const std::stop_token& stop) {

@@ -50,6 +50,7 @@ class HedgeStore : public ForwardingStore {  // thread-safe
 
   Status Run(const std::shared_ptr<Race>& race, const ByteSink& sink, const CallContext& context);
   void Hedge(const std::shared_ptr<Race>& race);
+  static void AskAgain(ObjectStore& inner, Race& race, prometheus::Counter& twice);
   void RunTimer(const std::stop_token& stop);
 
   const HedgeOptions options_;

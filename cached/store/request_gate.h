@@ -43,10 +43,12 @@ class RequestGate {  // thread-safe; outlives its permits
   // Counts from now on; those inside stay.
   void SetLimit(size_t limit);
 
+  size_t waiting() const;
+
  private:
   void Leave();
 
-  std::mutex mutex_;  // guards all below; a leaf
+  mutable std::mutex mutex_;  // guards all below; a leaf
   std::condition_variable_any changed_;
   size_t limit_;
   size_t inside_ = 0;

@@ -68,7 +68,7 @@ class FileBackend : public Backend {
 // All lies below a prefix, so that rooting is tested, too.
 class S3Backend : public Backend {
  public:
-  S3Backend() {
+  explicit S3Backend(S3Server& server) : server_(server) {
     Server().DeleteAll();
     Server().SetCredentials();
     Server().Put("outside", "not to be seen");
@@ -86,11 +86,9 @@ class S3Backend : public Backend {
   bool can_name(std::string_view name) const override { return name.find('\n') == std::string_view::npos; }
 
  private:
-  static S3Server& Server() {
-    static S3Server server(false);
-    return server;
-  }
+  S3Server& Server() const { return server_; }
 
+  S3Server& server_;
   std::unique_ptr<S3Store> store_;
 };
 
@@ -109,6 +107,14 @@ TempDir::~TempDir() {
 
 std::unique_ptr<Backend> MakeFakeBackend() { return std::make_unique<FakeBackend>(); }
 std::unique_ptr<Backend> MakeFileBackend() { return std::make_unique<FileBackend>(); }
-std::unique_ptr<Backend> MakeS3Backend() { return std::make_unique<S3Backend>(); }
+std::unique_ptr<Backend> MakeS3Backend() {
+  static S3Server server(S3Server::Kind::kMoto);
+  return std::make_unique<S3Backend>(server);
+}
+
+std::unique_ptr<Backend> MakeS3rverBackend() {
+  static S3Server server(S3Server::Kind::kS3rver);
+  return std::make_unique<S3Backend>(server);
+}
 
 }  // namespace mlcache::store

@@ -43,6 +43,9 @@ std::unique_ptr<Backend> MakeFileBackend();
 // Over moto, or the server at MLCACHE_TEST_S3_ENDPOINT; started once for the whole program.
 std::unique_ptr<Backend> MakeS3Backend();
 
+// Over s3rver, which is another implementation in another language; started once for the whole program.
+std::unique_ptr<Backend> MakeS3rverBackend();
+
 struct BackendKind {
   std::string name;
   std::unique_ptr<Backend> (*make)();

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-
 #include "cached/store/percent.h"
 #include "cached/store/s3_sign.h"
 
@@ -12,7 +11,6 @@ namespace mlcache::store {
 namespace {
 
 using ::testing::EndsWith;
-using ::testing::HasSubstr;
 
 const SigningKey kExampleKey = {.access_key_id = "AKIAIOSFODNN7EXAMPLE",
                                 .secret_access_key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",

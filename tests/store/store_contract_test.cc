@@ -1,4 +1,4 @@
-// What every ObjectStore owes its callers, run over the fake, a directory and a third-party S3 server.
+// What every ObjectStore owes its callers, run over the fake, a directory and two third-party S3 servers.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -33,7 +33,11 @@ std::string Join(const std::string& directory, const std::string& name) { return
 class StoreContract : public ::testing::TestWithParam<BackendKind> {
  protected:
   void SetUp() override {
-    if (GetParam().name == "S3" && SkipS3()) GTEST_SKIP() << "MLCACHE_SKIP_S3=1: no third-party S3 server here";
+    if (GetParam().name == "S3rver" && S3rverDirectory().empty()) {
+      GTEST_SKIP() << "no s3rver here: npm install --prefix build/s3rver s3rver@3.7.1";
+    }
+    if (GetParam().name.starts_with("S3") && SkipS3())
+      GTEST_SKIP() << "MLCACHE_SKIP_S3=1: no third-party S3 server here";
     backend_ = GetParam().make();
   }
 
@@ -319,7 +323,8 @@ TEST_P(StoreContract, WithoutAChangeFeedWatchSaysSo) {
 
 INSTANTIATE_TEST_SUITE_P(All, StoreContract,
                          ::testing::Values(BackendKind{"Fake", &MakeFakeBackend}, BackendKind{"File", &MakeFileBackend},
-                                           BackendKind{"S3", &MakeS3Backend}),
+                                           BackendKind{"S3", &MakeS3Backend},
+                                           BackendKind{"S3rver", &MakeS3rverBackend}),
                          [](const auto& parameter) { return parameter.param.name; });
 
 }  // namespace
