@@ -38,6 +38,11 @@ void RequestGate::SetLimit(size_t limit) {
   changed_.notify_all();
 }
 
+size_t RequestGate::inside() const {
+  const std::lock_guard lock(mutex_);
+  return inside_;
+}
+
 size_t RequestGate::waiting() const {
   const std::lock_guard lock(mutex_);
   return waiting_.size();

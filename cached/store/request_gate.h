@@ -43,6 +43,7 @@ class RequestGate {  // thread-safe; outlives its permits
   // Counts from now on; those inside stay.
   void SetLimit(size_t limit);
 
+  size_t inside() const;
   size_t waiting() const;
 
  private:

@@ -15,6 +15,7 @@ Result<RequestGate::Permit> CongestionWindow::Enter(const CallContext& context, 
 void CongestionWindow::Succeeded() {
   const std::lock_guard lock(mutex_);
   const auto before = static_cast<size_t>(window_);
+  if (gate_.inside() < before) return;
   window_ = std::min(static_cast<double>(options_.max), window_ + (slow_start_ ? 1 : 1 / window_));
   if (static_cast<size_t>(window_) != before) gate_.SetLimit(static_cast<size_t>(window_));
 }
@@ -24,7 +25,7 @@ void CongestionWindow::Refused(Nanos sent_at) {
   if (sent_at < halved_at_) return;
   slow_start_ = false;
   halved_at_ = clock_.Now();
-  window_ = std::max(1.0, window_ / 2);
+  window_ = std::max(1.0, std::min(window_, static_cast<double>(gate_.inside())) / 2);
   gate_.SetLimit(static_cast<size_t>(window_));
 }
 

@@ -3,8 +3,9 @@
 // shares without knowing of each other.
 //
 // The window starts at `initial` and grows by one with each success until the first refusal (slow start), after it by
-// one for each window's worth of successes. A call that fails kUnavailable (503 SlowDown, 429, a refused connection)
-// halves it, once for all calls that were sent before the last halving.
+// one for each window's worth of successes; but only while it is full, since what was never used proves nothing (RFC
+// 7661). A call that fails kUnavailable (503 SlowDown, 429, a refused connection) makes it half of what is under way,
+// once for all calls that were sent before the last halving.
 #pragma once
 
 #include <memory>
@@ -29,6 +30,7 @@ class CongestionWindow {  // thread-safe; shared by all views of one store
   // Waits for room in the window; demand goes first. Errors as RequestGate::Enter.
   Result<RequestGate::Permit> Enter(const CallContext& context, std::string_view what);
 
+  // Both are told before the permit is given back.
   void Succeeded();
   void Refused(Nanos sent_at);
 

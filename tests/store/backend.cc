@@ -4,6 +4,7 @@
 #include <glog/logging.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -92,6 +93,17 @@ class S3Backend : public Backend {
   std::unique_ptr<S3Store> store_;
 };
 
+class S3rverBackend : public S3Backend {
+ public:
+  using S3Backend::S3Backend;
+  // It keeps each object in a file called after it, with a suffix.
+  bool can_name(std::string_view name) const override {
+    return name.size() <= NAME_MAX - std::string_view("._S3rver_metadata.json").size();
+  }
+  // It takes a range that ends with byte 0 for one without an end.
+  bool can_read(uint64_t offset, uint64_t length) const override { return offset + length > 1; }
+};
+
 }  // namespace
 
 TempDir::TempDir() {
@@ -114,7 +126,7 @@ std::unique_ptr<Backend> MakeS3Backend() {
 
 std::unique_ptr<Backend> MakeS3rverBackend() {
   static S3Server server(S3Server::Kind::kS3rver);
-  return std::make_unique<S3Backend>(server);
+  return std::make_unique<S3rverBackend>(server);
 }
 
 }  // namespace mlcache::store

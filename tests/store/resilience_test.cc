@@ -171,27 +171,51 @@ class WindowTest : public BreakerTest {
   WindowStore windowed_{fake_, window_, clock_};
 };
 
-TEST_F(WindowTest, GrowsWithSuccessAndIsHalvedByRefusals) {
-  for (int i = 0; i < 100; ++i) EXPECT_TRUE(windowed_.Stat("file", {}));
-  EXPECT_EQ(window_->size(), 64U);
-  clock_.Advance(seconds(1));
-  Fail(1);
-  EXPECT_FALSE(windowed_.Stat("file", {}));
-  EXPECT_EQ(window_->size(), 32U);
-  // The others of the same burst were sent before that.
-  for (int i = 0; i < 10; ++i) window_->Refused(clock_.Now() - milliseconds(1));
-  EXPECT_EQ(window_->size(), 32U);
-  for (int i = 0; i < 34; ++i) EXPECT_TRUE(windowed_.Stat("file", {}));
-  EXPECT_EQ(window_->size(), 33U) << "one for a window's worth";
-  Fail(1, Code::kNotFound);
-  EXPECT_FALSE(windowed_.Stat("file", {}));
-  EXPECT_EQ(window_->size(), 33U) << "an answer";
-  for (int i = 0; i < 10; ++i) {
+TEST_F(WindowTest, GrowsWhileItIsFullAndIsHalvedByRefusals) {
+  // So many calls are under way; then `successes` of them are answered.
+  const auto run = [&](size_t under_way, int successes) {
+    std::vector<RequestGate::Permit> permits;
+    for (size_t i = 0; i < under_way; ++i) permits.push_back(*window_->Enter({}, "call"));
+    for (int i = 0; i < successes; ++i) window_->Succeeded();
+  };
+  const auto refuse = [&](size_t under_way) {
+    std::vector<RequestGate::Permit> permits;
+    for (size_t i = 0; i < under_way; ++i) permits.push_back(*window_->Enter({}, "call"));
     clock_.Advance(seconds(1));
     window_->Refused(clock_.Now());
-  }
+    window_->Refused(clock_.Now() - milliseconds(1));  // sent before the halving
+  };
+  run(15, 100);
+  EXPECT_EQ(window_->size(), 16U) << "not full";
+  for (int i = 0; i < 20; ++i) run(window_->size(), 1);
+  EXPECT_EQ(window_->size(), 36U) << "slow start";
+  refuse(36);
+  EXPECT_EQ(window_->size(), 18U);
+  run(18, 17);
+  EXPECT_EQ(window_->size(), 18U);
+  run(18, 2);
+  EXPECT_EQ(window_->size(), 19U) << "one for a window's worth";
+  refuse(8);
+  EXPECT_EQ(window_->size(), 4U) << "half of what was under way";
+  for (int i = 0; i < 5; ++i) refuse(1);
+  EXPECT_EQ(window_->size(), 1U);
+  for (int i = 0; i < 10'000; ++i) run(window_->size(), 1);
+  EXPECT_EQ(window_->size(), 64U);
+}
+
+TEST_F(WindowTest, OnlyRefusalsCountAgainstAStore) {
+  clock_.Advance(seconds(1));
+  Fail(1, Code::kNotFound);
+  EXPECT_FALSE(windowed_.Stat("file", {}));
+  EXPECT_EQ(window_->size(), 16U);
+  Fail(1);
+  EXPECT_FALSE(windowed_.Stat("file", {}));
   EXPECT_EQ(window_->size(), 1U);
   EXPECT_TRUE(windowed_.Stat("file", {}));
+  EXPECT_TRUE(windowed_.List("", "", {}));
+  const ByteSink sink = [](std::span<const std::byte>) -> Status { return {}; };
+  EXPECT_TRUE(windowed_.ReadRange(fake_->Ref("file"), 0, 36, sink, {}));
+  EXPECT_EQ(window_->size(), 2U);
 }
 
 TEST(LatencyEstimate, TheNinetyNinthPercentileOfEachSize) {

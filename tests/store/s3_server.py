@@ -61,7 +61,7 @@ def start_s3rver(directory):
     data = tempfile.TemporaryDirectory(prefix="mlcache-s3rver-")
     atexit.register(data.cleanup)
     environment = {**os.environ, "NODE_PATH": os.path.join(directory, "node_modules")}
-    server = subprocess.Popen(["node", "-e", S3RVER, data.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    server = subprocess.Popen(["node", "--openssl-legacy-provider", "-e", S3RVER, data.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               text=True, env=environment)
 
     def stop():
