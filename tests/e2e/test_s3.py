@@ -116,6 +116,26 @@ def test_a_dead_store_answers_quickly_while_cached_data_goes_on(hosts, source):
         assert read_all(mountpoint / "not_cached") > 0
 
 
+def test_each_byte_is_counted_once_beside_hedged_reads(hosts, source):
+    files = 160
+    for number in range(files):
+        harness.make_file(source / f"{number:04}", 30_000)
+    harness.settle(source)
+    with LoggingS3(source) as server:
+        host = hosts(environment=KEYS, flags=["--hedge_percent=100"])
+        mountpoint = host.mount(server.url, options="ro,attr_ttl=600s")
+        paths = sorted(path for path in mountpoint.iterdir() if path.is_file())
+        for path in paths[:150]:
+            path.read_bytes()
+        server.delay = 2.0  # far above the 99th percentile of what came before
+        assert paths[150].read_bytes() == (source / paths[150].name).read_bytes()
+        server.delay = 0.0
+        assert host.total("store_hedges_total") >= 1
+        read_all(mountpoint)
+        assert host.total("store_read_bytes_total") == files * 30_000
+        assert host.total("store_hedged_bytes_total") <= 30_000 * host.total("store_hedges_total")
+
+
 def test_keys_from_a_systemd_credential_and_never_in_logs(hosts, source, workdir):
     harness.make_tree(source, files=3)
     (workdir / "aws").write_text("[default]\naws_access_key_id=AKID\naws_secret_access_key=not-to-be-seen\n")

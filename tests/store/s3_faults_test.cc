@@ -175,6 +175,28 @@ TEST_F(S3Faults, AStallEndsTheAttempt) {
   ExpectFailure(Read(), Code::kUnavailable, "sent nothing");
 }
 
+TEST_F(S3Faults, AnAttemptHasTimesOfItsOwn) {
+  Serve({.bytes = "", .then = Then::kStall}, {.first_byte_timeout = std::chrono::milliseconds(100)});
+  ExpectFailure(Read(), Code::kUnavailable, "sent nothing for 0.1");
+  const std::vector<std::string> headers = {kEtag, "Content-Range: bytes 10-19/36", "Content-Length: 10"};
+  Serve({.bytes = Partial(headers, "abcd"), .then = Then::kStall},
+        {.first_byte_timeout = std::chrono::milliseconds(100), .attempt_timeout = std::chrono::milliseconds(300)});
+  ExpectFailure(Read(), Code::kUnavailable, "not complete after 0.3");
+}
+
+TEST_F(S3Faults, ARequestWaitsForItsPlaceInTheBudgetOfConnections) {
+  const auto gate = std::make_shared<RequestGate>(1);
+  Serve({.bytes = Partial({kEtag, "Content-Range: bytes 10-19/36"}, kContent.substr(10, 10))}, {.gate = gate});
+  {
+    const Result<RequestGate::Permit> taken = gate->Enter({}, "another store");
+    const Nanos soon = SystemClock().Now() + std::chrono::milliseconds(50);
+    ExpectFailure(Read({.deadline = soon}), Code::kDeadlineExceeded, "/bucket/file");
+    EXPECT_TRUE(server_->requests().empty());
+  }
+  EXPECT_TRUE(Read());
+  EXPECT_TRUE(Read()) << "the place is given back";
+}
+
 TEST_F(S3Faults, TheDeadlineEndsAStall) {
   Serve({.bytes = "", .then = Then::kStall});
   const Nanos begin = SystemClock().Now();
