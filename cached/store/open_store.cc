@@ -42,6 +42,12 @@ ThrottleOptions Rates(const StoreUrl& url, const StoreOptions& options) {
           .requests_per_second = lower("max_requests_per_second", options.max_requests_per_second)};
 }
 
+// A decorator holds its part and with it the whole, so that the next view of the store finds it.
+template <typename T>
+std::shared_ptr<T> Part(const std::shared_ptr<StoreResources::PerStore>& whole, T& part) {
+  return {whole, &part};
+}
+
 // `options.resources` is set.
 Result<std::shared_ptr<ObjectStore>> OpenBare(const StoreUrl& url, const StoreOptions& options, const Clock& clock) {
   if (url.scheme == "file") return FileStore::Open("/" + url.path, clock);
@@ -71,7 +77,7 @@ Result<std::shared_ptr<ObjectStore>> OpenStore(const StoreUrl& url, const StoreO
   MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<ObjectStore> store, OpenBare(url, options, clock));
   if (!faults.empty()) store = std::make_shared<FaultStore>(std::move(store), std::move(faults), &Pause);
   if (rates.bytes_per_second > 0 || rates.requests_per_second > 0) {
-    store = std::make_shared<ThrottleStore>(std::move(store), shared->rates, &Pause);
+    store = std::make_shared<ThrottleStore>(std::move(store), Part(shared, shared->rates), &Pause);
   }
   store = std::make_shared<MeteredStore>(std::move(store), label, metrics, clock);
   if (url.scheme != "file") {
@@ -79,8 +85,8 @@ Result<std::shared_ptr<ObjectStore>> OpenStore(const StoreUrl& url, const StoreO
       store = std::make_shared<HedgeStore>(std::move(store), HedgeOptions{.most_share = options.hedge_share}, label,
                                            metrics, clock, options.resources->hedge_executor());
     }
-    store = std::make_shared<BreakerStore>(std::move(store), shared->breaker);
-    store = std::make_shared<WindowStore>(std::move(store), shared->window, clock);
+    store = std::make_shared<BreakerStore>(std::move(store), Part(shared, shared->breaker));
+    store = std::make_shared<WindowStore>(std::move(store), Part(shared, shared->window), clock);
   }
   const RetryOptions retries{.attempts = options.retry_attempts, .initial_backoff = options.retry_initial_backoff};
   store = std::make_shared<RetryStore>(std::move(store), retries, label, metrics, &Pause, std::random_device()());

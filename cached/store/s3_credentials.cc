@@ -190,7 +190,7 @@ Result<S3Keys> CachedCredentials::Get(const CallContext& context) {
   Keep(renewed);
   changed_.notify_all();
   if (!renewed && Valid()) {
-    const S3Keys old = *keys_;
+    S3Keys old = *keys_;
     lock.unlock();
     LOG(WARNING) << "S3 credentials could not be renewed, the old ones are used on: " << renewed.error();
     return old;

@@ -72,11 +72,11 @@ Result<Profile> ReadProfile(const ProfileFiles& files, const std::string& name) 
     looked_at += looked_at.empty() ? "" : ", ";
     std::ifstream file(path);
     if (!file) {
-      looked_at += path + ": " + std::strerror(errno);
+      looked_at.append(path).append(": ").append(std::strerror(errno));
     } else if (AddSection(file, section, settings)) {
       found = true;
     } else {
-      looked_at += path + " has no section [" + section + "]";
+      looked_at.append(path).append(" has no section [").append(section).append("]");
     }
   }
   if (!found) return Fail(Code::kNotFound, looked_at.empty() ? "there is no profile file" : looked_at);

@@ -20,9 +20,9 @@ namespace {
 
 constexpr int kPageKeys = 1000;
 constexpr size_t kMaxEtag = 255;
-constexpr uint64_t kMostHeld = 16 << 20;  // bytes held back until their checksum was checked
+constexpr uint64_t kMostHeld = 16 << 20;   // bytes held back until their checksum was checked
 constexpr size_t kPieceBytes = 256 << 10;  // of what was held back, between two looks at stop and deadline
-constexpr int kMostSends = 4;             // a region, an addressing and a clock may be learned
+constexpr int kMostSends = 4;              // a region, an addressing and a clock may be learned
 
 std::string Option(const StoreUrl& url, const std::string& name) {
   const auto found = url.options.find(name);

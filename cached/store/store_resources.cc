@@ -6,9 +6,9 @@ namespace mlcache::store {
 
 StoreResources::PerStore::PerStore(const std::string& label, const ThrottleOptions& rates, Metrics& metrics,
                                    const Clock& clock)
-    : rates(std::make_shared<RateLimits>(rates, clock)),
-      breaker(std::make_shared<CircuitBreaker>(BreakerOptions{}, label, metrics, clock, std::random_device()())),
-      window(std::make_shared<CongestionWindow>(WindowOptions{}, clock)) {}
+    : rates(rates, clock),
+      breaker(BreakerOptions{}, label, metrics, clock, std::random_device()()),
+      window(WindowOptions{}, clock) {}
 
 StoreResources::StoreResources(const ResourceOptions& options, Metrics& metrics, const Clock& clock)
     : metrics_(metrics),

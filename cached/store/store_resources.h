@@ -29,9 +29,9 @@ class StoreResources {  // thread-safe
   struct PerStore {
     PerStore(const std::string& label, const ThrottleOptions& rates, Metrics& metrics, const Clock& clock);
 
-    const std::shared_ptr<RateLimits> rates;
-    const std::shared_ptr<CircuitBreaker> breaker;
-    const std::shared_ptr<CongestionWindow> window;
+    RateLimits rates;
+    CircuitBreaker breaker;
+    CongestionWindow window;
   };
 
   // `metrics` and `clock` outlive this and every store opened with it.
@@ -40,7 +40,8 @@ class StoreResources {  // thread-safe
   const std::shared_ptr<RequestGate>& gate() const { return gate_; }
   const std::shared_ptr<Executor>& hedge_executor() const { return hedge_executor_; }
 
-  // The same for all who ask with the same label and rates while one of them holds it.
+  // The same for all who ask with the same label and rates while one of them holds it, or a part of it by a pointer
+  // that shares its ownership.
   std::shared_ptr<PerStore> For(const std::string& label, const ThrottleOptions& rates);
 
  private:

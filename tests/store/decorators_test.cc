@@ -333,6 +333,27 @@ TEST_F(OpenStoreTest, StacksTheDecorators) {
   EXPECT_FALSE((*store)->Watch("", [](const ChangeEvent&) {}, {}));
 }
 
+TEST_F(OpenStoreTest, AUrlLowersTheRatesAndItsViewsShareThem) {
+  const std::unique_ptr<TempDir> directory = std::make_unique<TempDir>();
+  StoreUrl url{.scheme = "file", .authority = "", .path = directory->Path().substr(1), .options = {}};
+  url.options["max_requests_per_second"] = "2";
+  StoreOptions options{.max_requests_per_second = 1000};
+  options.resources = std::make_shared<StoreResources>(ResourceOptions{}, metrics_, SystemClock());
+  const Result<std::shared_ptr<ObjectStore>> one = OpenStore(url, options, SystemClock(), metrics_, {});
+  const Result<std::shared_ptr<ObjectStore>> two = OpenStore(url, options, SystemClock(), metrics_, {});
+  ASSERT_TRUE(one && two);
+  const auto shared = options.resources->For("file://", {.requests_per_second = 2});
+  EXPECT_GE(shared.use_count(), 3) << "held by both views";
+  // A long way into debt: whoever comes now has to wait.
+  EXPECT_GT(shared->rates.requests.Charge(1000), Nanos(0));
+  for (const auto* store : {&one, &two}) {
+    const Result<ObjectInfo> late = (**store)->Stat("", {.deadline = SystemClock().Now() + milliseconds(50)});
+    ASSERT_FALSE(late);
+    EXPECT_EQ(late.error().code(), Code::kDeadlineExceeded);
+    EXPECT_THAT(late.error().message(), HasSubstr("rate limit"));
+  }
+}
+
 TEST_F(OpenStoreTest, SaysWhyNot) {
   const auto error = [&](const StoreUrl& url, const StoreOptions& options) {
     const Result<std::shared_ptr<ObjectStore>> store = OpenStore(url, options, SystemClock(), metrics_, {});

@@ -331,7 +331,7 @@ class HedgeTest : public ::testing::Test {
     }
   }
   // Reads on another thread.
-  std::jthread Start(CallContext context = {}) {
+  std::jthread Start(const CallContext& context = {}) {
     return std::jthread([this, context] { status_ = Read(store_, got_, context); });
   }
   double Hedges() { return metrics_.store_hedges.Add({{"store", "s"}}).Value(); }
@@ -495,8 +495,8 @@ TEST(StoreResources, ViewsOfOneStoreShareItsLimits) {
   EXPECT_EQ(first, resources.For("s3://a", {.requests_per_second = 5}));
   EXPECT_NE(first, resources.For("s3://b", {.requests_per_second = 5}));
   EXPECT_NE(first, resources.For("s3://a", {}));
-  EXPECT_EQ(first->rates->requests.Charge(5), Nanos(0));
-  EXPECT_GT(first->rates->requests.Charge(1), Nanos(0));
+  EXPECT_EQ(first->rates.requests.Charge(5), Nanos(0));
+  EXPECT_GT(first->rates.requests.Charge(1), Nanos(0));
 }
 
 }  // namespace
