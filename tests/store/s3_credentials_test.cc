@@ -59,7 +59,7 @@ class S3CredentialsTest : public ::testing::Test {
   void Serve(const std::string& status, const std::string& body) {
     Serve([=](const std::string&) { return ScriptedHttpServer::Http(status, {}, body); });
   }
-  void Serve(std::function<std::string(const std::string&)> reply) {
+  void Serve(const std::function<std::string(const std::string&)>& reply) {
     server_ = std::make_unique<ScriptedHttpServer>(
         [=](const std::string& request) { return ScriptedHttpServer::Reply{.bytes = reply(request)}; });
   }

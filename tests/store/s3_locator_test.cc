@@ -146,7 +146,7 @@ class S3Learning : public ::testing::Test {
     setenv("AWS_SECRET_ACCESS_KEY", "secret", 1);
     for (const char* name : {"AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"}) unsetenv(name);
   }
-  void Serve(std::function<std::string(const std::string&)> reply, const std::string& options = "") {
+  void Serve(const std::function<std::string(const std::string&)>& reply, const std::string& options = "") {
     server_ = std::make_unique<ScriptedHttpServer>(
         [=](const std::string& request) { return ScriptedHttpServer::Reply{.bytes = reply(request)}; });
     url_ = Url("s3://bucket?endpoint=" + server_->endpoint() + options);
