@@ -43,9 +43,19 @@ DEFINE_string(negative_ttl, "1s", "How long 'no such file' is believed, at most"
 DEFINE_int32(retry_attempts, 5, "Attempts of one store request, the first included");
 DEFINE_string(retry_initial_backoff, "50ms", "Wait before the second attempt; doubles, with jitter");
 DEFINE_string(connect_timeout, "5s", "Limit for connecting to a store");
-DEFINE_string(stall_timeout, "20s", "An attempt that brings no byte for so long is given up");
-DEFINE_string(max_bytes_per_second, "0", "Throttle of the reads from each store; 0 for none");
-DEFINE_uint64(max_requests_per_second, 0, "Throttle of the requests to each store; 0 for none");
+DEFINE_string(first_byte_timeout, "10s", "An attempt over HTTP whose reply has not begun by then is given up");
+DEFINE_string(stall_timeout, "20s", "An attempt over HTTP that brings no byte for so long is given up");
+DEFINE_string(attempt_timeout, "30s", "An attempt over HTTP that is not complete by then is given up");
+DEFINE_uint32(hedge_percent, 2,
+              "Of the reads from each store over HTTP, at most so many are asked for a second time "
+              "because they take longer than 99 % of the others; 0 for none");
+DEFINE_uint32(max_connections, 256, "Requests to stores over HTTP at once, of all stores together");
+DEFINE_string(max_bytes_per_second, "0",
+              "Throttle of the reads from each store; 0 for none. A URL's ?max_bytes_per_second= lowers it");
+DEFINE_uint64(max_requests_per_second, 0,
+              "Throttle of the requests to each store; 0 for none. A URL's ?max_requests_per_second= lowers it");
+DEFINE_bool(s3_instance_metadata, false,
+            "Allow keys for S3 to be asked from the instance metadata service at 169.254.169.254");
 DEFINE_string(fault_spec, "", "Script of the fault decorator, for tests; empty for no faults");
 DEFINE_bool(print_config, false, "Print the effective flags as a flag file and exit");
 DEFINE_bool(check_config, false, "Check the flags, the directories and the stores' prerequisites, and exit");
@@ -188,7 +198,10 @@ Status ConvertDurations(DaemonOptions& options) {
   MLCACHE_RETURN_IF_ERROR(
       Convert(ParseDuration(FLAGS_retry_initial_backoff), "retry_initial_backoff", store.retry_initial_backoff));
   MLCACHE_RETURN_IF_ERROR(Convert(ParseDuration(FLAGS_connect_timeout), "connect_timeout", store.connect_timeout));
+  MLCACHE_RETURN_IF_ERROR(
+      Convert(ParseDuration(FLAGS_first_byte_timeout), "first_byte_timeout", store.first_byte_timeout));
   MLCACHE_RETURN_IF_ERROR(Convert(ParseDuration(FLAGS_stall_timeout), "stall_timeout", store.stall_timeout));
+  MLCACHE_RETURN_IF_ERROR(Convert(ParseDuration(FLAGS_attempt_timeout), "attempt_timeout", store.attempt_timeout));
   options.fetch.request_timeout = options.session.request_timeout;
   return {};
 }
@@ -204,12 +217,13 @@ Status ConvertSizes(DaemonOptions& options) {
 
 Status RequirePositive() {
   for (const char* name : {"demand_workers", "background_workers", "disk_workers", "metadata_workers", "max_sessions",
-                           "max_cached_entries", "retry_attempts"}) {
+                           "max_cached_entries", "retry_attempts", "max_connections"}) {
     const std::string value = gflags::GetCommandLineFlagInfoOrDie(name).current_value;
     if (value.starts_with('-') || value == "0")
       return UsageError("bad value '" + value + "' for --" + name + ": it must be at least 1");
   }
-  for (const char* name : {"request_timeout", "connect_timeout", "stall_timeout", "commit_interval"}) {
+  for (const char* name : {"request_timeout", "connect_timeout", "first_byte_timeout", "stall_timeout",
+                           "attempt_timeout", "commit_interval"}) {
     const std::string value = gflags::GetCommandLineFlagInfoOrDie(name).current_value;
     if (ParseDuration(value).value_or(Nanos(1)) <= Nanos::zero())
       return UsageError("bad value '" + value + "' for --" + name + ": it must be more than 0");
@@ -257,6 +271,11 @@ Result<DaemonOptions> OptionsFromFlags() {
   options.session.max_sessions = FLAGS_max_sessions;
   options.session.metadata_workers = FLAGS_metadata_workers;
   options.session.volume.max_cached_entries = FLAGS_max_cached_entries;
+  if (FLAGS_hedge_percent > 100)
+    return UsageError("bad value '" + std::to_string(FLAGS_hedge_percent) + "' for --hedge_percent: it is 0 to 100");
+  options.session.store.hedge_share = FLAGS_hedge_percent / 100.0;
+  options.session.store.shared.max_connections = FLAGS_max_connections;
+  options.session.store.s3_instance_metadata = FLAGS_s3_instance_metadata;
   options.session.store.retry_attempts = FLAGS_retry_attempts;
   options.session.store.max_requests_per_second = FLAGS_max_requests_per_second;
   options.session.store.fault_spec = FLAGS_fault_spec;

@@ -114,13 +114,16 @@ class RunningDaemon final : public Daemon {
     fetcher_ = fetch::MakeFetcher(options_.fetch, clock_, metrics_);
     LOG(INFO) << "fetcher: " << options_.fetch.demand_workers << " + " << options_.fetch.background_workers
               << " workers, " << FormatSize(options_.fetch.in_flight_bytes) << " in flight";
+    session::SessionServerOptions session_options = options_.session;
+    session_options.store.resources =
+        std::make_shared<store::StoreResources>(session_options.store.shared, metrics_, clock_);
     const session::SessionDependencies session_parts{.cache = *cache_.cache,
                                                      .metadata = *cache_.metadata,
                                                      .nodes = *cache_.nodes,
                                                      .fetcher = *fetcher_,
                                                      .metrics = metrics_,
                                                      .clock = clock_};
-    MLCACHE_ASSIGN_OR_RETURN(sessions_, session::StartSessionServer(options_.session, session_parts));
+    MLCACHE_ASSIGN_OR_RETURN(sessions_, session::StartSessionServer(session_options, session_parts));
     LOG(INFO) << "sessions: " << options_.socket_dir << "/session.sock";
     const rpc::ControlDependencies control_parts{
         .cache = *cache_.cache, .fetcher = *fetcher_, .sessions = *sessions_, .metrics = metrics_, .clock = clock_};

@@ -116,6 +116,11 @@ Metrics::Metrics()
       store_requests(Counter(*registry_, "store_requests_total", "Requests to the store, every attempt")),
       store_retries(Counter(*registry_, "store_retries_total", "Attempts after a failed one")),
       store_request_seconds(Histogram(*registry_, "store_request_seconds", "Time of one attempt")),
+      store_hedges(Counter(*registry_, "store_hedges_total", "Reads asked for a second time because they took long")),
+      store_hedged_bytes(
+          Counter(*registry_, "store_hedged_bytes_total", "Bytes that came twice because a read was asked for twice")),
+      store_circuit_open(
+          Gauge(*registry_, "store_circuit_open", "1 while the store is not asked since it does not answer")),
       cache_hit_bytes(Counter(*registry_, "cache_hit_bytes_total", "Bytes served from the cache")),
       cache_miss_bytes(Counter(*registry_, "cache_miss_bytes_total", "Bytes that a reader had to wait for the store")),
       cache_hits(Counter(*registry_, "cache_hits_total", "Reads answered without the store")),

@@ -51,6 +51,9 @@ class Metrics {
   Counters& store_requests;           // {store,op,code}; every attempt, op is stat|list|read, code is "ok" or CodeName
   Counters& store_retries;            // {store,op}
   Histograms& store_request_seconds;  // {store,op}
+  Counters& store_hedges;             // {store}; reads asked for a second time because they took long
+  Counters& store_hedged_bytes;       // {store}; what came twice because of that, beside read and wasted bytes
+  Gauges& store_circuit_open;         // {store}; 1 while requests are refused because the store does not answer
 
   // The cache. pattern is sequential|strided|random|reverse|unknown.
   Counters& cache_hit_bytes;    // {tier,pattern}; tier is memory|disk

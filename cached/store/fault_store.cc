@@ -115,7 +115,7 @@ Result<std::vector<FaultRule>> ParseFaultScript(std::string_view script) {
 }
 
 FaultStore::FaultStore(std::shared_ptr<ObjectStore> inner, std::vector<FaultRule> rules, PauseFunction pause)
-    : inner_(std::move(inner)), rules_(std::move(rules)), pause_(std::move(pause)) {}
+    : ForwardingStore(std::move(inner)), rules_(std::move(rules)), pause_(std::move(pause)) {}
 
 Result<std::vector<FaultRule>> FaultStore::Begin(Op op, const std::string& path, const CallContext& context) {
   const uint64_t call = ++calls_[static_cast<size_t>(op)];
@@ -173,12 +173,6 @@ Status FaultStore::ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t len
   MLCACHE_RETURN_IF_ERROR(inner_->ReadRange(ref, offset, length, faulty, context));
   if (cut.action != Action::kCorrupt) return cut_error();
   return {};
-}
-
-Result<StoreCapacity> FaultStore::Capacity(const CallContext& context) { return inner_->Capacity(context); }
-
-Status FaultStore::Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) {
-  return inner_->Watch(path, sink, context);
 }
 
 }  // namespace mlcache::store

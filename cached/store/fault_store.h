@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cached/store/forwarding_store.h"
 #include "cached/store/object_store.h"
 
 namespace mlcache::store {
@@ -40,25 +41,19 @@ struct FaultRule {
 // kInvalidArgument names the rule and the accepted forms.
 Result<std::vector<FaultRule>> ParseFaultScript(std::string_view script);
 
-class FaultStore : public ObjectStore {  // thread-safe
+class FaultStore : public ForwardingStore {  // thread-safe
  public:
-  using PauseFunction = std::function<Status(Nanos, const CallContext&)>;  // store::Pause, or a test's
-
   FaultStore(std::shared_ptr<ObjectStore> inner, std::vector<FaultRule> rules, PauseFunction pause);
 
   Result<ObjectInfo> Stat(const std::string& path, const CallContext& context) override;
   Result<ListPage> List(const std::string& path, const std::string& token, const CallContext& context) override;
   Status ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t length, const ByteSink& sink,
                    const CallContext& context) override;
-  Result<StoreCapacity> Capacity(const CallContext& context) override;
-  Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
-  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   // The rules that match this call; those that need no body (fail, delay) have been carried out.
   Result<std::vector<FaultRule>> Begin(FaultRule::Op op, const std::string& path, const CallContext& context);
 
-  const std::shared_ptr<ObjectStore> inner_;
   const std::vector<FaultRule> rules_;
   const PauseFunction pause_;
   std::array<std::atomic<uint64_t>, 4> calls_{};  // by Op; kAny counts all

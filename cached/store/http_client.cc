@@ -59,7 +59,9 @@ Error CurlError(CURLcode code, const char* detail, const std::string& url) {
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_CERTPROBLEM:
       return {Code::kUnauthenticated,
-              message + " (install the certificate authority's certificate on this host: update-ca-certificates)"};
+              message +
+                  " (install the certificate authority's certificate on this host with update-ca-certificates, or name "
+                  "its file in AWS_CA_BUNDLE in the daemon's environment)"};
     case CURLE_URL_MALFORMAT:
     case CURLE_TOO_MANY_REDIRECTS:
       return {Code::kInvalidArgument, message};
@@ -94,6 +96,8 @@ class HttpClient::Connection {
     Set(CURLOPT_TCP_KEEPALIVE, 1L);
     Set(CURLOPT_ERRORBUFFER, error_text_);
     Set(CURLOPT_USERAGENT, "mlcache");
+    if (!options.ca_bundle.empty()) Set(CURLOPT_CAINFO, options.ca_bundle.c_str());
+    if (!options.use_proxy) Set(CURLOPT_NOPROXY, "*");
     Set(CURLOPT_HEADERFUNCTION, &Connection::OnHeader);
     Set(CURLOPT_HEADERDATA, this);
     Set(CURLOPT_WRITEFUNCTION, &Connection::OnBody);
@@ -114,13 +118,13 @@ class HttpClient::Connection {
     response_ = {};
     failure_.reset();
     accepted_ = false;
-    last_byte_ = clock.Now();
+    answered_ = false;
+    began_ = last_byte_ = clock.Now();
     *error_text_ = '\0';
     const HeaderList headers = MakeHeaders(request);
     Set(CURLOPT_HTTPHEADER, headers.get());
     Set(CURLOPT_URL, request.url.c_str());
-    Set(CURLOPT_HTTPGET, 1L);  // also undoes NOBODY
-    if (request.method == HttpRequest::Method::kHead) Set(CURLOPT_NOBODY, 1L);
+    SetMethod(request);
     curl_multi_add_handle(multi_, easy_);
     const Status status = Drive(options);
     curl_multi_remove_handle(multi_, easy_);  // ends the connection if the reply is not complete
@@ -137,6 +141,34 @@ class HttpClient::Connection {
     LOG_IF(FATAL, code != CURLE_OK) << "libcurl refuses option " << option << ": " << curl_easy_strerror(code);
   }
 
+  void SetMethod(const HttpRequest& request) {
+    Set(CURLOPT_CUSTOMREQUEST, nullptr);
+    Set(CURLOPT_HTTPGET, 1L);  // also undoes NOBODY and POST
+    if (request.method == HttpRequest::Method::kHead) Set(CURLOPT_NOBODY, 1L);
+    if (request.method != HttpRequest::Method::kPost && request.method != HttpRequest::Method::kPut) return;
+    Set(CURLOPT_POST, 1L);
+    Set(CURLOPT_POSTFIELDS, request.body.c_str());  // not copied: `request` outlives the transfer
+    Set(CURLOPT_POSTFIELDSIZE, static_cast<long>(request.body.size()));
+    if (request.method == HttpRequest::Method::kPut) Set(CURLOPT_CUSTOMREQUEST, "PUT");
+  }
+
+  // What is left of the attempt's time limits; an error once one of them has passed.
+  Result<Nanos> TimeLeft(const HttpOptions& options, const std::string& shown) const {
+    const auto seconds = [](Nanos time) { return std::to_string(std::chrono::duration<double>(time).count()); };
+    const Nanos now = clock_->Now();
+    const Nanos quiet_limit =
+        answered_ ? options.stall_timeout : std::min(options.stall_timeout, options.first_byte_timeout);
+    const Nanos quiet_left = quiet_limit - (now - last_byte_);
+    if (quiet_left <= Nanos(0)) {
+      return Fail(Code::kUnavailable, shown + ": the server sent nothing for " + seconds(now - last_byte_) + " s");
+    }
+    const Nanos attempt_left = options.attempt_timeout - (now - began_);
+    if (attempt_left <= Nanos(0)) {
+      return Fail(Code::kUnavailable, shown + ": the reply was not complete after " + seconds(now - began_) + " s");
+    }
+    return std::min(quiet_left, attempt_left);
+  }
+
   // Runs the transfer to its end, the stop request, the deadline or a stall.
   Status Drive(const HttpOptions& options) {
     const CallContext& context = *context_;
@@ -148,15 +180,9 @@ class HttpClient::Connection {
         return Fail(Code::kInternal, shown + ": " + curl_multi_strerror(code));
       }
       if (running == 0) break;
-      const Nanos now = clock_->Now();
-      const Nanos quiet = now - last_byte_;
-      if (quiet >= options.stall_timeout) {
-        return Fail(Code::kUnavailable,
-                    shown + ": the server sent nothing for " +
-                        std::to_string(std::chrono::duration_cast<std::chrono::seconds>(quiet).count()) + " s");
-      }
-      Nanos wait = std::min(kLongestPoll, options.stall_timeout - quiet);
-      if (context.deadline != Nanos::max()) wait = std::min(wait, context.deadline - now);
+      MLCACHE_ASSIGN_OR_RETURN(const Nanos left, TimeLeft(options, shown));
+      Nanos wait = std::min(kLongestPoll, left);
+      if (context.deadline != Nanos::max()) wait = std::min(wait, context.deadline - clock_->Now());
       const auto wait_ms = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
       curl_multi_poll(multi_, nullptr, 0, static_cast<int>(std::max<int64_t>(wait_ms, 0)), nullptr);
     }
@@ -197,17 +223,20 @@ class HttpClient::Connection {
 
   static size_t OnBody(char* data, size_t /*one*/, size_t size, void* self_pointer) {
     auto* self = static_cast<Connection*>(self_pointer);
+    const Nanos arrived = self->clock_->Now();
     if (const Status status = self->TakeBody(std::as_bytes(std::span(data, size))); !status) {
       self->failure_ = status.error();
       return CURL_WRITEFUNC_ERROR;
     }
     self->last_byte_ = self->clock_->Now();
+    self->began_ += self->last_byte_ - arrived;  // the sink's own time
     return size;
   }
 
   static size_t OnHeader(char* data, size_t /*one*/, size_t size, void* self_pointer) {
     auto* self = static_cast<Connection*>(self_pointer);
     self->last_byte_ = self->clock_->Now();
+    self->answered_ = true;
     HttpHead& head = self->response_.head;
     const std::string_view line(data, size);
     if (line.starts_with("HTTP/")) {
@@ -233,6 +262,8 @@ class HttpClient::Connection {
   HttpResponse response_;
   std::optional<Error> failure_;  // what accept or sink returned
   bool accepted_ = false;
+  bool answered_ = false;  // a byte of the reply has come
+  Nanos began_{};          // moved on by the time that the sink took
   Nanos last_byte_{};
 };
 
@@ -266,6 +297,10 @@ void HttpClient::GiveBack(std::unique_ptr<Connection> connection) {
 }
 
 Result<HttpResponse> HttpClient::Do(const HttpRequest& request, const CallContext& context) {
+  std::optional<RequestGate::Permit> permit;
+  if (options_.gate != nullptr) {
+    MLCACHE_ASSIGN_OR_RETURN(permit, options_.gate->Enter(context, Shown(request.url)));
+  }
   std::unique_ptr<Connection> connection = Take();
   Result<HttpResponse> response = connection->Do(request, options_, context, clock_);
   GiveBack(std::move(connection));

@@ -1,4 +1,4 @@
-// HTTP/1.1 GET and HEAD over kept-alive connections, through libcurl.
+// HTTP/1.1 requests over kept-alive connections, through libcurl.
 //
 // Each request runs on the calling thread with a connection of its own, taken from a pool that hands out the one used
 // last (the warmest). Redirects are never followed, so credentials go nowhere but where they were meant for.
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cached/store/object_store.h"
+#include "cached/store/request_gate.h"
 #include "common/clock.h"
 #include "common/status.h"
 
@@ -29,11 +30,12 @@ struct HttpHead {
 };
 
 struct HttpRequest {
-  enum class Method : uint8_t { kGet, kHead };
+  enum class Method : uint8_t { kGet, kHead, kPost, kPut };
 
   Method method = Method::kGet;
   std::string url;                                // encoded, as it goes over the wire
   std::vector<std::string> headers;               // "Name: value"
+  std::string body;                               // of kPost and kPut
   uint64_t max_body_bytes = 16 << 20;             // of a body that is collected
   std::function<Status(const HttpHead&)> accept;  // sees the head of a 2xx reply before any byte of its body
   ByteSink sink;                                  // takes the body of an accepted reply; if null it is collected
@@ -46,8 +48,14 @@ struct HttpResponse {
 
 struct HttpOptions {
   Nanos connect_timeout = std::chrono::seconds(5);
-  Nanos stall_timeout = std::chrono::seconds(20);  // between two bytes of the reply; the sink's own time is not counted
+  // Each ends an attempt with kUnavailable. The sink's own time is not counted in any of them.
+  Nanos first_byte_timeout = std::chrono::seconds(10);  // from the request to the first byte of the reply
+  Nanos stall_timeout = std::chrono::seconds(20);       // between two bytes of the reply
+  Nanos attempt_timeout = std::chrono::seconds(30);     // from the request to the last byte of the reply
   size_t max_idle_connections = 64;
+  std::string ca_bundle;              // a file of certificates to trust instead of the system's; empty: the system's
+  bool use_proxy = true;              // false: http_proxy and its kin in the environment do not count
+  std::shared_ptr<RequestGate> gate;  // what a request must pass first, shared with other clients; null: none
 };
 
 class HttpClient {

@@ -22,7 +22,7 @@ MeteredStore::Operation MeteredStore::MakeOperation(const std::string& name) {
 
 MeteredStore::MeteredStore(std::shared_ptr<ObjectStore> inner, const std::string& label, Metrics& metrics,
                            const Clock& clock)
-    : inner_(std::move(inner)),
+    : ForwardingStore(std::move(inner)),
       label_(label),
       metrics_(metrics),
       clock_(clock),
@@ -56,12 +56,6 @@ Status MeteredStore::ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t l
                                const CallContext& context) {
   const Nanos begin = clock_.Now();
   return Measured(read_, begin, inner_->ReadRange(ref, offset, length, sink, context));
-}
-
-Result<StoreCapacity> MeteredStore::Capacity(const CallContext& context) { return inner_->Capacity(context); }
-
-Status MeteredStore::Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) {
-  return inner_->Watch(path, sink, context);
 }
 
 }  // namespace mlcache::store

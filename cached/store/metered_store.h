@@ -7,11 +7,12 @@
 #include <string_view>
 
 #include "cached/metrics/metrics.h"
+#include "cached/store/forwarding_store.h"
 #include "cached/store/object_store.h"
 
 namespace mlcache::store {
 
-class MeteredStore : public ObjectStore {  // thread-safe
+class MeteredStore : public ForwardingStore {  // thread-safe
  public:
   MeteredStore(std::shared_ptr<ObjectStore> inner, const std::string& label, Metrics& metrics, const Clock& clock);
 
@@ -19,9 +20,6 @@ class MeteredStore : public ObjectStore {  // thread-safe
   Result<ListPage> List(const std::string& path, const std::string& token, const CallContext& context) override;
   Status ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t length, const ByteSink& sink,
                    const CallContext& context) override;
-  Result<StoreCapacity> Capacity(const CallContext& context) override;
-  Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
-  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   // One operation's figures; the frequent outcome is looked up once, here.
@@ -35,7 +33,6 @@ class MeteredStore : public ObjectStore {  // thread-safe
   template <typename T>
   T Measured(const Operation& operation, Nanos begin, T result);
 
-  const std::shared_ptr<ObjectStore> inner_;
   const std::string label_;
   Metrics& metrics_;
   const Clock& clock_;

@@ -12,7 +12,7 @@ constexpr double kRefund = 0.1;
 
 RetryStore::RetryStore(std::shared_ptr<ObjectStore> inner, const RetryOptions& options, const std::string& label,
                        Metrics& metrics, PauseFunction pause, uint64_t seed)
-    : inner_(std::move(inner)),
+    : ForwardingStore(std::move(inner)),
       options_(options),
       label_(label),
       metrics_(metrics),
@@ -88,10 +88,6 @@ Status RetryStore::ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t len
 
 Result<StoreCapacity> RetryStore::Capacity(const CallContext& context) {
   return Retried<StoreCapacity>("capacity", context, [&] { return inner_->Capacity(context); });
-}
-
-Status RetryStore::Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) {
-  return inner_->Watch(path, sink, context);
 }
 
 }  // namespace mlcache::store

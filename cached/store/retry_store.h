@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cached/metrics/metrics.h"
+#include "cached/store/forwarding_store.h"
 #include "cached/store/object_store.h"
 
 namespace mlcache::store {
@@ -26,10 +27,8 @@ struct RetryOptions {
 // 2015). A read goes on with the bytes not yet delivered, so the sink sees every byte once, in order, and all of them
 // from ref.version. What is waited for stops at the context's stop and deadline. Counts `store_retries`, and as
 // `store_wasted_bytes` what reads that failed in the end had delivered. Thread-safe.
-class RetryStore : public ObjectStore {
+class RetryStore : public ForwardingStore {
  public:
-  using PauseFunction = std::function<Status(Nanos, const CallContext&)>;  // store::Pause, or a test's
-
   RetryStore(std::shared_ptr<ObjectStore> inner, const RetryOptions& options, const std::string& label,
              Metrics& metrics, PauseFunction pause, uint64_t seed);
 
@@ -38,8 +37,6 @@ class RetryStore : public ObjectStore {
   Status ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t length, const ByteSink& sink,
                    const CallContext& context) override;
   Result<StoreCapacity> Capacity(const CallContext& context) override;
-  Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
-  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   template <typename T>
@@ -49,7 +46,6 @@ class RetryStore : public ObjectStore {
   bool MayRetry(const Error& error, int attempt, const std::string& op, const CallContext& context);
   void Succeeded(int attempt);
 
-  const std::shared_ptr<ObjectStore> inner_;
   const RetryOptions options_;
   const std::string label_;
   Metrics& metrics_;

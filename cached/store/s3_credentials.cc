@@ -1,95 +1,222 @@
 #include "cached/store/s3_credentials.h"
 
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <fstream>
+#include <glog/logging.h>
+
+#include <algorithm>
 #include <utility>
+
+#include "cached/store/call.h"
+#include "cached/store/s3_profile.h"
+#include "cached/store/s3_remote_credentials.h"
 
 namespace mlcache::store {
 namespace {
 
-constexpr Nanos kFileLifetime = std::chrono::seconds(30);
+constexpr Nanos kUndatedLifetime = std::chrono::seconds(30);
+constexpr Nanos kEarly = std::chrono::minutes(5);
+constexpr Nanos kRenewalBackoff = std::chrono::seconds(10);
 
-std::string Env(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
+// Whoever waited for a renewal that its caller gave up makes the next one.
+bool IsGivenUp(const Error& error) {
+  return error.code() == Code::kCancelled || error.code() == Code::kDeadlineExceeded;
 }
 
-std::string Trimmed(std::string_view text) {
-  constexpr std::string_view kBlank = " \t\r\n";
-  const size_t begin = text.find_first_not_of(kBlank);
-  if (begin == std::string_view::npos) return "";
-  return std::string(text.substr(begin, text.find_last_not_of(kBlank) - begin + 1));
-}
-
-std::string CredentialsFile() {
-  if (std::string file = Env("AWS_SHARED_CREDENTIALS_FILE"); !file.empty()) return file;
-  if (std::string directory = Env("CREDENTIALS_DIRECTORY"); !directory.empty()) {
-    std::string file = directory + "/aws";
-    if (std::ifstream(file).good()) return file;
+std::string TokenService(const std::string& region) {
+  if (std::string endpoint = Environment("AWS_ENDPOINT_URL_STS"); !endpoint.empty()) {
+    while (endpoint.ends_with('/')) endpoint.pop_back();
+    return endpoint;
   }
-  const std::string home = Env("HOME");
-  return home.empty() ? "" : home + "/.aws/credentials";
+  const std::string domain = region.starts_with("cn-") ? ".amazonaws.com.cn" : ".amazonaws.com";
+  return "https://sts." + region + domain;
+}
+
+// Reads the files at each Get; what is kept between, CachedCredentials keeps.
+class ProfileCredentials : public CredentialsProvider {
+ public:
+  ProfileCredentials(const CredentialOptions& options, const Clock& clock)
+      : options_(options), clock_(clock), files_(FindProfileFiles()), token_service_(TokenService(options.region)) {}
+
+  // kNotFound where there is no such profile.
+  Result<S3Keys> Get(const CallContext& context) override {
+    MLCACHE_ASSIGN_OR_RETURN(const Profile profile, ReadProfile(files_, options_.profile));
+    const std::string who = "profile [" + options_.profile + "]";
+    if (profile.HasKeys()) {
+      return S3Keys{.access_key_id = profile.access_key_id,
+                    .secret_access_key = profile.secret_access_key,
+                    .session_token = profile.session_token,
+                    .expires = {}};
+    }
+    if (!profile.role_arn.empty() && !profile.web_identity_token_file.empty()) {
+      const WebIdentity identity{.token_file = profile.web_identity_token_file,
+                                 .role_arn = profile.role_arn,
+                                 .session_name = profile.role_session_name,
+                                 .endpoint = token_service_};
+      return MakeWebIdentityCredentials(identity, options_.http, clock_)->Get(context);
+    }
+    if (!profile.unsupported.empty()) {
+      return Fail(Code::kUnauthenticated, who + " uses " + profile.unsupported +
+                                              ", which mlcached does not follow: give it keys, or role_arn with "
+                                              "web_identity_token_file");
+    }
+    return Fail(Code::kNotFound, who + " has no keys");
+  }
+
+ private:
+  const CredentialOptions options_;
+  const Clock& clock_;
+  const ProfileFiles files_;
+  const std::string token_service_;
+};
+
+class EnvironmentCredentials : public CredentialsProvider {
+ public:
+  explicit EnvironmentCredentials(S3Keys keys) : keys_(std::move(keys)) {}
+  Result<S3Keys> Get(const CallContext& /*context*/) override { return keys_; }
+
+ private:
+  const S3Keys keys_;
+};
+
+// One profile and nothing else: its absence is final.
+class NamedProfile : public CredentialsProvider {
+ public:
+  NamedProfile(const CredentialOptions& options, const Clock& clock) : profile_(options, clock) {}
+
+  Result<S3Keys> Get(const CallContext& context) override {
+    Result<S3Keys> keys = profile_.Get(context);
+    if (keys || keys.error().code() != Code::kNotFound) return keys;
+    return Fail(Code::kUnauthenticated, "no S3 credentials: " + keys.error().message());
+  }
+
+ private:
+  ProfileCredentials profile_;
+};
+
+// The default profile if there is one, else the platform's endpoint.
+class ProfileOrPlatform : public CredentialsProvider {
+ public:
+  ProfileOrPlatform(const CredentialOptions& options, std::unique_ptr<CredentialsProvider> platform, const Clock& clock)
+      : instance_metadata_(options.instance_metadata), profile_(options, clock), platform_(std::move(platform)) {}
+
+  Result<S3Keys> Get(const CallContext& context) override {
+    Result<S3Keys> keys = profile_.Get(context);
+    if (keys || keys.error().code() != Code::kNotFound) return keys;
+    if (platform_ != nullptr) return platform_->Get(context);
+    return Fail(Code::kUnauthenticated,
+                "no S3 credentials: no keys in the environment; " + keys.error().message() +
+                    "; no web identity or container endpoint" +
+                    (instance_metadata_ ? "" : "; instance metadata is not allowed (--s3_instance_metadata)") +
+                    ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in mlcached's environment, name a profile file "
+                    "in AWS_SHARED_CREDENTIALS_FILE, or give ?anonymous=1 for a public bucket");
+  }
+
+ private:
+  const bool instance_metadata_;
+  ProfileCredentials profile_;
+  const std::unique_ptr<CredentialsProvider> platform_;
+};
+
+std::unique_ptr<CredentialsProvider> MakePlatformCredentials(const CredentialOptions& options, const Clock& clock) {
+  const std::string token_file = Environment("AWS_WEB_IDENTITY_TOKEN_FILE");
+  const std::string role = Environment("AWS_ROLE_ARN");
+  if (!token_file.empty() && !role.empty()) {
+    const WebIdentity identity{.token_file = token_file,
+                               .role_arn = role,
+                               .session_name = Environment("AWS_ROLE_SESSION_NAME"),
+                               .endpoint = TokenService(options.region)};
+    return MakeWebIdentityCredentials(identity, options.http, clock);
+  }
+  ContainerEndpoint container{.url = Environment("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+                              .authorization = Environment("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
+                              .authorization_file = Environment("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")};
+  if (const std::string path = Environment("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"); path.starts_with('/')) {
+    container.url = "http://169.254.170.2" + path;
+  }
+  if (!container.url.empty()) return MakeContainerCredentials(container, options.http, clock);
+  if (!options.instance_metadata || Environment("AWS_EC2_METADATA_DISABLED") == "true") return nullptr;
+  std::string endpoint = Environment("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+  while (endpoint.ends_with('/')) endpoint.pop_back();
+  return MakeInstanceCredentials(endpoint.empty() ? "http://169.254.169.254" : endpoint, options.http, clock);
 }
 
 }  // namespace
 
-S3Credentials::S3Credentials(const std::string& profile, std::string region, const Clock& clock)
-    : region_(std::move(region)), clock_(clock), profile_(profile), file_(CredentialsFile()) {
-  if (!profile.empty()) return;
-  profile_ = Env("AWS_PROFILE");
-  if (profile_.empty()) profile_ = "default";
-  SigningKey key{.access_key_id = Env("AWS_ACCESS_KEY_ID"),
-                 .secret_access_key = Env("AWS_SECRET_ACCESS_KEY"),
-                 .session_token = Env("AWS_SESSION_TOKEN"),
-                 .region = region_};
-  if (!key.access_key_id.empty() && !key.secret_access_key.empty()) from_environment_ = std::move(key);
+CachedCredentials::CachedCredentials(std::unique_ptr<CredentialsProvider> source, const Clock& clock)
+    : source_(std::move(source)), clock_(clock) {}
+
+bool CachedCredentials::Fresh() const { return Valid() && (!keys_->expires || clock_.WallNow() < renew_at_); }
+
+bool CachedCredentials::Valid() const {
+  return keys_ && (keys_->expires ? clock_.WallNow() < *keys_->expires : clock_.Now() < renew_at_);
 }
 
-Result<SigningKey> S3Credentials::Get() {
-  if (from_environment_) return *from_environment_;
-  const std::lock_guard lock(mutex_);
-  const Nanos now = clock_.Now();
-  if (!from_file_ || now - read_at_ >= kFileLifetime) {
-    MLCACHE_ASSIGN_OR_RETURN(from_file_, ReadFile());
-    read_at_ = now;
+void CachedCredentials::Keep(const Result<S3Keys>& renewed) {
+  if (!renewed) {
+    failure_ = renewed.error();
+    if (keys_ && !keys_->expires) keys_.reset();  // the file is gone or wrong: that takes the keys back
+    renew_at_ = clock_.WallNow() + kRenewalBackoff;
+    return;
   }
-  return *from_file_;
+  failure_.reset();
+  keys_ = *renewed;
+  if (!keys_->expires) {
+    renew_at_ = clock_.Now() + kUndatedLifetime;
+    return;
+  }
+  renew_at_ = *keys_->expires - std::min(kEarly, (*keys_->expires - clock_.WallNow()) / 4);
 }
 
-Result<SigningKey> S3Credentials::ReadFile() const {
-  const std::string remedy =
-      ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in mlcached's environment, name a profile file in "
-      "AWS_SHARED_CREDENTIALS_FILE, or give ?anonymous=1 for a public bucket";
-  std::ifstream file(file_);
-  if (!file) {
-    return Fail(Code::kUnauthenticated, "no S3 credentials: no keys in the environment, and " +
-                                            (file_.empty() ? "no profile file" : file_ + ": " + std::strerror(errno)) +
-                                            remedy);
-  }
-  SigningKey key{.region = region_};
-  bool ours = false;
-  for (std::string line; std::getline(file, line);) {
-    const std::string text = Trimmed(line);
-    if (text.empty() || text.front() == '#' || text.front() == ';') continue;
-    if (text.front() == '[') {
-      ours = text.back() == ']' && Trimmed(std::string_view(text).substr(1, text.size() - 2)) == profile_;
-      continue;
+Result<S3Keys> CachedCredentials::Get(const CallContext& context) {
+  std::unique_lock lock(mutex_);
+  while (!Fresh() && renewing_) {
+    if (Valid()) return *keys_;
+    const auto ended = [&] { return !renewing_; };
+    const bool waited =
+        context.deadline == Nanos::max()
+            ? changed_.wait(lock, context.stop, ended)
+            : changed_.wait_until(lock, context.stop, std::chrono::steady_clock::time_point{context.deadline}, ended);
+    if (!waited) {
+      MLCACHE_RETURN_IF_ERROR(CheckCall(context, SystemClock(), "S3 credentials"));
+      return Fail(Code::kDeadlineExceeded, "S3 credentials: not renewed before the deadline");
     }
-    const size_t equals = text.find('=');
-    if (!ours || equals == std::string::npos) continue;
-    const std::string name = Trimmed(std::string_view(text).substr(0, equals));
-    const std::string value = Trimmed(std::string_view(text).substr(equals + 1));
-    if (name == "aws_access_key_id") key.access_key_id = value;
-    if (name == "aws_secret_access_key") key.secret_access_key = value;
-    if (name == "aws_session_token") key.session_token = value;
+    if (failure_ && !Valid() && !IsGivenUp(*failure_)) return std::unexpected(*failure_);
   }
-  if (key.access_key_id.empty() || key.secret_access_key.empty()) {
-    return Fail(Code::kUnauthenticated,
-                "no S3 credentials: " + file_ + " has no keys in section [" + profile_ + "]" + remedy);
+  if (Fresh()) return *keys_;
+  renewing_ = true;
+  lock.unlock();
+  Result<S3Keys> renewed = source_->Get(context);
+  lock.lock();
+  renewing_ = false;
+  Keep(renewed);
+  changed_.notify_all();
+  if (!renewed && Valid()) {
+    S3Keys old = *keys_;
+    lock.unlock();
+    LOG(WARNING) << "S3 credentials could not be renewed, the old ones are used on: " << renewed.error();
+    return old;
   }
-  return key;
+  return renewed;
+}
+
+std::shared_ptr<CredentialsProvider> MakeDefaultCredentials(const CredentialOptions& options, const Clock& clock) {
+  CredentialOptions chosen = options;
+  if (!chosen.profile.empty()) return MakeProfileCredentials(chosen, clock);
+  S3Keys keys{.access_key_id = Environment("AWS_ACCESS_KEY_ID"),
+              .secret_access_key = Environment("AWS_SECRET_ACCESS_KEY"),
+              .session_token = Environment("AWS_SESSION_TOKEN"),
+              .expires = {}};
+  if (!keys.access_key_id.empty() && !keys.secret_access_key.empty()) {
+    return std::make_shared<EnvironmentCredentials>(std::move(keys));
+  }
+  chosen.profile = Environment("AWS_PROFILE");
+  if (!chosen.profile.empty()) return MakeProfileCredentials(chosen, clock);
+  chosen.profile = "default";
+  auto source = std::make_unique<ProfileOrPlatform>(chosen, MakePlatformCredentials(chosen, clock), clock);
+  return std::make_shared<CachedCredentials>(std::move(source), clock);
+}
+
+std::shared_ptr<CredentialsProvider> MakeProfileCredentials(const CredentialOptions& options, const Clock& clock) {
+  return std::make_shared<CachedCredentials>(std::make_unique<NamedProfile>(options, clock), clock);
 }
 
 }  // namespace mlcache::store

@@ -4,13 +4,14 @@
 
 #include <algorithm>
 #include <climits>
-#include <cstdlib>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include "cached/store/call.h"
+#include "cached/store/checksum.h"
 #include "cached/store/percent.h"
+#include "cached/store/s3_profile.h"
 #include "cached/store/s3_sign.h"
 #include "cached/store/s3_wire.h"
 
@@ -19,36 +20,40 @@ namespace {
 
 constexpr int kPageKeys = 1000;
 constexpr size_t kMaxEtag = 255;
+constexpr uint64_t kMostHeld = 16 << 20;   // bytes held back until their checksum was checked
+constexpr size_t kPieceBytes = 256 << 10;  // of what was held back, between two looks at stop and deadline
+constexpr int kMostSends = 4;              // a region, an addressing and a clock may be learned
 
 std::string Option(const StoreUrl& url, const std::string& name) {
   const auto found = url.options.find(name);
   return found == url.options.end() ? "" : found->second;
 }
 
+// Where to begin; the server knows better (S3Locator), unless the URL asks for a region.
 std::string Region(const StoreUrl& url) {
   if (std::string region = Option(url, "region"); !region.empty()) return region;
   for (const char* name : {"AWS_REGION", "AWS_DEFAULT_REGION"}) {
-    if (const char* region = std::getenv(name); region != nullptr && *region != '\0') return region;
+    if (std::string region = Environment(name); !region.empty()) return region;
   }
-  return "us-east-1";
+  std::string profile = Option(url, "profile");
+  if (profile.empty()) profile = Environment("AWS_PROFILE");
+  const Result<Profile> found = ReadProfile(FindProfileFiles(), profile.empty() ? "default" : profile);
+  return found && !found->region.empty() ? found->region : "us-east-1";
 }
 
-std::string Endpoint(const StoreUrl& url) {
-  const std::string endpoint = Option(url, "endpoint");
-  return endpoint.empty() ? "https://s3." + Region(url) + ".amazonaws.com" : endpoint;
+HttpOptions WithCaBundle(HttpOptions http) {
+  if (http.ca_bundle.empty()) http.ca_bundle = Environment("AWS_CA_BUNDLE");
+  return http;
 }
 
-// AWS wants the bucket in the host name; self-hosted servers are mostly set up without the DNS for it. A dot in the
-// bucket's name does not match a wildcard certificate.
-std::string Base(const StoreUrl& url) {
-  const std::string addressing = Option(url, "addressing");
-  const bool by_default = Option(url, "endpoint").empty() && url.authority.find('.') == std::string::npos;
-  const std::string endpoint = Endpoint(url);
-  if (addressing == "host" || (addressing.empty() && by_default)) {
-    const size_t host = endpoint.find("://") + 3;
-    return endpoint.substr(0, host) + url.authority + "." + endpoint.substr(host) + "/";
-  }
-  return endpoint + "/" + url.authority + "/";
+std::shared_ptr<CredentialsProvider> Credentials(const StoreUrl& url, const S3Options& options, const Clock& clock) {
+  if (Option(url, "anonymous") == "1") return nullptr;
+  if (options.credentials != nullptr) return options.credentials;
+  const CredentialOptions wanted{.profile = Option(url, "profile"),
+                                 .region = Region(url),
+                                 .instance_metadata = options.instance_metadata,
+                                 .http = WithCaBundle(options.http)};
+  return MakeDefaultCredentials(wanted, clock);
 }
 
 bool IsFileName(std::string_view name) {
@@ -125,15 +130,15 @@ Status CheckReadHead(const HttpHead& head, const ObjectRef& ref, uint64_t offset
 
 }  // namespace
 
-S3Store::S3Store(const StoreUrl& url, const HttpOptions& options, const Clock& clock)
+S3Store::S3Store(const StoreUrl& url, const S3Options& options, const Clock& clock)
     : bucket_(url.authority),
       prefix_(url.path.empty() ? "" : url.path + "/"),
-      endpoint_(Endpoint(url)),
-      base_(Base(url)),
       anonymous_(Option(url, "anonymous") == "1"),
+      checksums_(Option(url, "checksums") != "0"),
       clock_(clock),
-      credentials_(Option(url, "profile"), Region(url), clock),
-      http_(options, clock) {}
+      locator_(url, Region(url)),
+      credentials_(Credentials(url, options, clock)),
+      http_(WithCaBundle(options.http), clock) {}
 
 std::string S3Store::Key(const std::string& path) const {
   if (path.empty()) return prefix_.substr(0, prefix_.size() - (prefix_.empty() ? 0 : 1));
@@ -143,36 +148,54 @@ std::string S3Store::Key(const std::string& path) const {
 std::string S3Store::Shown(const std::string& path) const { return "s3://" + bucket_ + "/" + Key(path); }
 
 Error S3Store::Explain(const HttpResponse& response, const std::string& path) const {
-  return S3Error(response, Shown(path), bucket_, endpoint_);
+  return S3Error(response, Shown(path), bucket_, locator_.target()->endpoint);
 }
 
-Result<HttpResponse> S3Store::Send(HttpRequest request, const CallContext& context) {
-  if (!anonymous_) {
-    MLCACHE_ASSIGN_OR_RETURN(const SigningKey key, credentials_.Get());
-    const std::string_view method = request.method == HttpRequest::Method::kHead ? "HEAD" : "GET";
-    for (std::string& header : SignS3(method, request.url, request.headers, key, clock_.WallNow())) {
-      request.headers.push_back(std::move(header));
-    }
+Status S3Store::Sign(HttpRequest& request, const std::string& region, Nanos wall_now, const CallContext& context) {
+  if (anonymous_) return {};
+  MLCACHE_ASSIGN_OR_RETURN(S3Keys keys, credentials_->Get(context));
+  const SigningKey key{.access_key_id = std::move(keys.access_key_id),
+                       .secret_access_key = std::move(keys.secret_access_key),
+                       .session_token = std::move(keys.session_token),
+                       .region = region};
+  const std::string_view method = request.method == HttpRequest::Method::kHead ? "HEAD" : "GET";
+  for (std::string& header : SignS3(method, request.url, request.headers, key, wall_now)) {
+    request.headers.push_back(std::move(header));
   }
-  return http_.Do(request, context);
+  return {};
+}
+
+Result<HttpResponse> S3Store::Send(const std::string& suffix, HttpRequest request, const CallContext& context) {
+  const std::vector<std::string> unsigned_headers = request.headers;
+  std::string redirect;
+  for (int sends = 1;; ++sends) {
+    const std::shared_ptr<const S3Target> target = locator_.target();
+    request.url = redirect.empty() ? target->base + suffix : redirect;
+    request.headers = unsigned_headers;
+    const Nanos wall_now = clock_.WallNow();
+    MLCACHE_RETURN_IF_ERROR(Sign(request, target->region, wall_now + locator_.skew(), context));
+    Result<HttpResponse> response = http_.Do(request, context);
+    if (!response || response->head.status / 100 == 2 || sends == kMostSends) return response;
+    redirect = S3Locator::Redirect(*response, request.url);
+    if (redirect.empty() && !locator_.Learn(*response, *target, wall_now)) return response;
+  }
 }
 
 Result<HttpResponse> S3Store::ListObjects(const std::string& prefix, const std::string& token, bool delimited,
                                           int max_keys, const CallContext& context) {
   // In the order of the names, as signing wants it.
-  std::string url = base_ + "?";
+  std::string url = "?";
   if (!token.empty()) url += "continuation-token=" + PercentEncode(token, "") + "&";
   if (delimited) url += "delimiter=%2F&";
   url += "encoding-type=url&list-type=2&max-keys=" + std::to_string(max_keys) + "&prefix=" + PercentEncode(prefix, "");
-  return Send({.url = std::move(url)}, context);
+  return Send(url, {}, context);
 }
 
 Result<ObjectInfo> S3Store::Stat(const std::string& path, const CallContext& context) {
   MLCACHE_RETURN_IF_ERROR(CheckPath(path));
   if (path.empty()) return StatDirectory(path, context);
-  MLCACHE_ASSIGN_OR_RETURN(
-      const HttpResponse response,
-      Send({.method = HttpRequest::Method::kHead, .url = base_ + PercentEncode(Key(path), "/")}, context));
+  MLCACHE_ASSIGN_OR_RETURN(const HttpResponse response,
+                           Send(PercentEncode(Key(path), "/"), {.method = HttpRequest::Method::kHead}, context));
   if (response.head.status == 404) return StatDirectory(path, context);
   if (response.head.status != 200) return std::unexpected(Explain(response, path));
   const std::optional<uint64_t> size = ParseNumber(response.head.Header("content-length"));
@@ -252,20 +275,32 @@ Status S3Store::ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t length
   const std::string shown = Shown(ref.path);
   if (offset > ref.size || length > ref.size - offset) return Fail(Code::kOutOfRange, shown + ": range past the end");
   if (length == 0) return CheckCall(context, clock_, shown);
-  HttpRequest request{.url = base_ + PercentEncode(Key(ref.path), "/")};
+  HttpRequest request;
   request.headers = {"Range: bytes=" + std::to_string(offset) + "-" + std::to_string(offset + length - 1),
                      "If-Match: \"" + ref.version + "\""};
+  // S3 sends checksums of whole objects. Bytes that readers may take at once cannot be taken back, so they wait for it.
+  const bool may_check = checksums_ && offset == 0 && length == ref.size && length <= kMostHeld;
+  if (may_check) request.headers.emplace_back("x-amz-checksum-mode: ENABLED");
+  std::optional<ExpectedChecksum> checksum;
+  std::vector<std::byte> held;
   uint64_t done = 0;
-  request.accept = [&](const HttpHead& head) { return CheckReadHead(head, ref, offset, length, shown); };
+  request.accept = [&](const HttpHead& head) {
+    if (may_check) checksum = ChecksumOf(head.headers);
+    if (checksum) held.reserve(length);
+    return CheckReadHead(head, ref, offset, length, shown);
+  };
   request.sink = [&](std::span<const std::byte> bytes) -> Status {
     if (bytes.size() > length - done) {
       return Fail(Code::kDataLoss,
                   shown + ": the reply is longer than the " + std::to_string(length) + " bytes asked for");
     }
     done += bytes.size();
-    return sink(bytes);
+    if (!checksum) return sink(bytes);
+    held.insert(held.end(), bytes.begin(), bytes.end());
+    return {};
   };
-  MLCACHE_ASSIGN_OR_RETURN(const HttpResponse response, Send(std::move(request), context));
+  MLCACHE_ASSIGN_OR_RETURN(const HttpResponse response,
+                           Send(PercentEncode(Key(ref.path), "/"), std::move(request), context));
   if (response.head.status / 100 != 2) {
     const Error error = Explain(response, ref.path);
     const bool bucket_gone = response.body.find("NoSuchBucket") != std::string::npos;
@@ -275,6 +310,16 @@ Status S3Store::ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t length
   if (done != length) {
     return Fail(Code::kDataLoss,
                 shown + ": asked for " + std::to_string(length) + " bytes, got " + std::to_string(done));
+  }
+  if (!checksum) return {};
+  if (!checksum->Matches(held)) {
+    return Fail(Code::kDataLoss, shown + ": the bytes do not match the checksum that the server keeps of them");
+  }
+  for (std::span<const std::byte> left(held); !left.empty();) {
+    MLCACHE_RETURN_IF_ERROR(CheckCall(context, clock_, shown));
+    const std::span<const std::byte> piece = left.first(std::min(left.size(), kPieceBytes));
+    left = left.subspan(piece.size());
+    MLCACHE_RETURN_IF_ERROR(sink(piece));
   }
   return {};
 }

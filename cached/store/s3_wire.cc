@@ -18,13 +18,6 @@ constexpr int64_t kSecond = 1'000'000'000;
 
 Error Unsound(std::string_view why) { return {Code::kDataLoss, "unsound ListObjectsV2 reply: " + std::string(why)}; }
 
-// "2026-11-23T16:01:22.123Z", to whole seconds: HEAD gives no more, and both must agree.
-int64_t ParseIsoDate(const char* text) {
-  std::tm time{};
-  if (strptime(text, "%Y-%m-%dT%H:%M:%S", &time) == nullptr) return 0;
-  return timegm(&time) * kSecond;
-}
-
 struct Explanation {
   std::string_view code;
   Code maps_to;
@@ -109,24 +102,32 @@ Result<S3Listing> ParseS3Listing(std::string_view xml) {
   return listing;
 }
 
-Error S3Error(const HttpResponse& response, std::string_view what, std::string_view bucket, std::string_view endpoint) {
+S3Refusal ParseS3Refusal(const HttpResponse& response) {
   pugi::xml_document document;
   document.load_buffer(response.body.data(), response.body.size());
   const pugi::xml_node root = document.child("Error");
-  const std::string s3_code = root.child_value("Code");
+  S3Refusal refusal{.code = root.child_value("Code"),
+                    .message = root.child_value("Message"),
+                    .region = response.head.Header("x-amz-bucket-region"),
+                    .endpoint = root.child_value("Endpoint")};
+  if (refusal.region.empty()) refusal.region = root.child_value("Region");
+  return refusal;
+}
+
+Error S3Error(const HttpResponse& response, std::string_view what, std::string_view bucket, std::string_view endpoint) {
+  const auto [s3_code, text, region, other_endpoint] = ParseS3Refusal(response);
   const int status = response.head.status;
   std::string message = std::string(what) + ": " + std::string(endpoint) + " answers " + std::to_string(status);
   if (!s3_code.empty()) message += " " + s3_code;
-  if (const std::string_view text = root.child_value("Message"); !text.empty())
-    message.append(" (").append(text) += ')';
+  if (!text.empty()) message.append(" (").append(text) += ')';
 
-  std::string region = response.head.Header("x-amz-bucket-region");
-  if (region.empty()) region = root.child_value("Region");
   const bool misdirected = s3_code == "AuthorizationHeaderMalformed" || s3_code == "IllegalLocationConstraintException";
   if (status / 100 == 3 || misdirected) {
     message += ": bucket " + std::string(bucket) + " lies elsewhere; ";
     if (!region.empty()) {
       message += "its region is " + region + ", give ?region=" + region;
+    } else if (!other_endpoint.empty()) {
+      message += "the server points to " + other_endpoint + ", give that ?endpoint=";
     } else if (const std::string& location = response.head.Header("location"); !location.empty()) {
       message += "the server points to " + location.substr(0, location.find('?')) + ", give that ?endpoint=";
     } else {
@@ -173,6 +174,12 @@ std::optional<ContentRange> ParseContentRange(std::string_view header) {
   const auto total = ParseNumber(header.substr(slash + 1));
   if (!first || !last || !total) return {};
   return ContentRange{.first = *first, .last = *last, .total = *total};
+}
+
+int64_t ParseIsoDate(const char* text) {
+  std::tm time{};
+  if (strptime(text, "%Y-%m-%dT%H:%M:%S", &time) == nullptr) return 0;
+  return timegm(&time) * kSecond;
 }
 
 int64_t ParseHttpDate(const std::string& header) {

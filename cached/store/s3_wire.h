@@ -28,6 +28,15 @@ struct S3Listing {
 // kDataLoss for anything that is not a whole, sound reply.
 Result<S3Listing> ParseS3Listing(std::string_view xml);
 
+// What the reply to a refused request says of why.
+struct S3Refusal {
+  std::string code;  // "SlowDown"; empty where there is no body, as after HEAD
+  std::string message;
+  std::string region;    // where the bucket is, if it says
+  std::string endpoint;  // host name at which to ask, if it says
+};
+S3Refusal ParseS3Refusal(const HttpResponse& response);
+
 // The error that a reply other than 2xx stands for. `what` names the thing asked for ("s3://bucket/key"), `bucket` and
 // `endpoint` say where. Codes: kNotFound, kPermissionDenied, kUnauthenticated, kFailedPrecondition (412, 416),
 // kInvalidArgument (wrong region, malformed request), kUnavailable (429, 5xx), kUnimplemented.
@@ -46,6 +55,9 @@ std::optional<ContentRange> ParseContentRange(std::string_view header);
 
 // A whole string of decimal digits.
 std::optional<uint64_t> ParseNumber(std::string_view text);
+
+// Of "2026-11-23T16:01:22.123Z", to whole seconds, since HEAD gives no more and both must agree; 0 if it is not a date.
+int64_t ParseIsoDate(const char* text);
 
 // Of "Wed, 21 Oct 2015 07:28:00 GMT"; 0 if it is not a date.
 int64_t ParseHttpDate(const std::string& header);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cached/store/percent.h"
+#include "common/units.h"
 
 namespace mlcache::store {
 namespace {
@@ -20,9 +21,12 @@ struct Scheme {
   std::span<const std::string_view> options;
 };
 
-constexpr std::array<std::string_view, 5> kS3Options = {"addressing", "anonymous", "endpoint", "profile", "region"};
+constexpr std::array<std::string_view, 6> kS3Options = {"addressing", "anonymous", "checksums",
+                                                        "endpoint",   "profile",   "region"};
 constexpr std::array<std::string_view, 1> kSeaweedOptions = {"grpc"};
 constexpr std::array<Scheme, 3> kSchemes = {{{"file", {}}, {"s3", kS3Options}, {"seaweedfs", kSeaweedOptions}}};
+
+constexpr std::array<std::string_view, 2> kRateOptions = {"max_bytes_per_second", "max_requests_per_second"};
 
 // Why a URL is refused; the caller adds which one and the accepted forms.
 using Why = std::optional<std::string>;
@@ -54,6 +58,22 @@ Why ParsePath(std::string_view encoded, std::string& path) {
   return {};
 }
 
+Why CheckOption(const Scheme& scheme, const std::string& name, const std::string& value) {
+  const bool is_rate = std::ranges::find(kRateOptions, name) != kRateOptions.end();
+  if (!is_rate && std::ranges::find(scheme.options, name) == scheme.options.end()) {
+    std::string known;
+    for (std::string_view option : scheme.options) known.append(option).append(", ");
+    for (std::string_view option : kRateOptions) known.append(option).append(", ");
+    known.resize(known.size() - 2);
+    return "unknown option '" + name + "'; " + std::string(scheme.name) + ":// knows " + known;
+  }
+  if (value.empty()) return "option '" + name + "' has no value";
+  if (is_rate && ParseSize(value).value_or(0) == 0) {
+    return "option '" + name + "' is a rate above 0, as 500 or 100MiB, not '" + value + "'";
+  }
+  return {};
+}
+
 Why ParseOptions(std::string_view query, const Scheme& scheme, std::map<std::string, std::string>& options) {
   while (!query.empty()) {
     const size_t end = std::min(query.find('&'), query.size());
@@ -65,13 +85,7 @@ Why ParseOptions(std::string_view query, const Scheme& scheme, std::map<std::str
     const std::optional<std::string> value =
         PercentDecode(equals == std::string_view::npos ? std::string_view() : item.substr(equals + 1));
     if (!name || !value) return "'%' must be followed by two hexadecimal digits (a literal '%' is written %25)";
-    if (std::ranges::find(scheme.options, *name) == scheme.options.end()) {
-      std::string known;
-      for (std::string_view option : scheme.options) known.append(known.empty() ? "" : ", ").append(option);
-      return "unknown option '" + *name + "'; " + std::string(scheme.name) + ":// knows " +
-             (known.empty() ? "none" : known);
-    }
-    if (value->empty()) return "option '" + *name + "' has no value";
+    if (Why why = CheckOption(scheme, *name, *value)) return why;
     if (!options.emplace(*name, *value).second) return "option '" + *name + "' is given twice";
   }
   return {};
@@ -128,8 +142,10 @@ Why CheckS3(StoreUrl& url) {
   if (auto addressing = url.options.find("addressing"); addressing != url.options.end()) {
     if (addressing->second != "path" && addressing->second != "host") return "addressing must be path or host";
   }
-  if (auto anonymous = url.options.find("anonymous"); anonymous != url.options.end()) {
-    if (anonymous->second != "0" && anonymous->second != "1") return "anonymous must be 0 or 1";
+  for (const char* name : {"anonymous", "checksums"}) {
+    const auto option = url.options.find(name);
+    const bool sound = option == url.options.end() || option->second == "0" || option->second == "1";
+    if (!sound) return std::string(name) + " must be 0 or 1";
   }
   if (auto region = url.options.find("region"); region != url.options.end()) {
     if (!std::ranges::all_of(region->second, [](char c) { return IsAlnum(c) || c == '-' || c == '_'; })) {

@@ -19,10 +19,11 @@ struct StoreUrl {
 
   // What names the namespace that `path` lies in, and by whose rights it is seen: "file://", "s3://bucket@endpoint",
   // "s3://bucket@endpoint#team-a" for credential profile team-a. Objects are cached under (Identity, path below it), so
-  // mounts of different prefixes share them, and mounts of different rights do not.
+  // mounts of different prefixes share them, and mounts of different rights do not. Metrics are labelled
+  // with it.
   std::string Identity() const;
 
-  // The URL in one spelling: what `status` and metrics show.
+  // The URL in one spelling: what `status` shows.
   std::string Canonical() const;
 };
 

@@ -20,12 +20,8 @@ Nanos TokenBucket::Charge(uint64_t tokens) {
   return std::chrono::ceil<Nanos>(std::chrono::duration<double>(-tokens_ / per_second_));
 }
 
-ThrottleStore::ThrottleStore(std::shared_ptr<ObjectStore> inner, const ThrottleOptions& options, const Clock& clock,
-                             PauseFunction pause)
-    : inner_(std::move(inner)),
-      pause_(std::move(pause)),
-      bytes_(options.bytes_per_second, clock),
-      requests_(options.requests_per_second, clock) {}
+ThrottleStore::ThrottleStore(std::shared_ptr<ObjectStore> inner, std::shared_ptr<RateLimits> rates, PauseFunction pause)
+    : ForwardingStore(std::move(inner)), pause_(std::move(pause)), rates_(std::move(rates)) {}
 
 Status ThrottleStore::Pay(TokenBucket& bucket, uint64_t tokens, const CallContext& context) {
   const Nanos wait = bucket.Charge(tokens);
@@ -37,29 +33,23 @@ Status ThrottleStore::Pay(TokenBucket& bucket, uint64_t tokens, const CallContex
 }
 
 Result<ObjectInfo> ThrottleStore::Stat(const std::string& path, const CallContext& context) {
-  MLCACHE_RETURN_IF_ERROR(Pay(requests_, 1, context));
+  MLCACHE_RETURN_IF_ERROR(Pay(rates_->requests, 1, context));
   return inner_->Stat(path, context);
 }
 
 Result<ListPage> ThrottleStore::List(const std::string& path, const std::string& token, const CallContext& context) {
-  MLCACHE_RETURN_IF_ERROR(Pay(requests_, 1, context));
+  MLCACHE_RETURN_IF_ERROR(Pay(rates_->requests, 1, context));
   return inner_->List(path, token, context);
 }
 
 Status ThrottleStore::ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t length, const ByteSink& sink,
                                 const CallContext& context) {
-  MLCACHE_RETURN_IF_ERROR(Pay(requests_, 1, context));
+  MLCACHE_RETURN_IF_ERROR(Pay(rates_->requests, 1, context));
   const ByteSink paying = [&](std::span<const std::byte> bytes) -> Status {
-    MLCACHE_RETURN_IF_ERROR(Pay(bytes_, bytes.size(), context));
+    MLCACHE_RETURN_IF_ERROR(Pay(rates_->bytes, bytes.size(), context));
     return sink(bytes);
   };
   return inner_->ReadRange(ref, offset, length, paying, context);
-}
-
-Result<StoreCapacity> ThrottleStore::Capacity(const CallContext& context) { return inner_->Capacity(context); }
-
-Status ThrottleStore::Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) {
-  return inner_->Watch(path, sink, context);
 }
 
 }  // namespace mlcache::store

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "cached/store/forwarding_store.h"
 #include "cached/store/object_store.h"
 
 namespace mlcache::store {
@@ -32,30 +33,31 @@ struct ThrottleOptions {
   uint64_t requests_per_second = 0;
 };
 
+// The two buckets of one store, shared by all views of it. Thread-safe.
+struct RateLimits {
+  RateLimits(const ThrottleOptions& options, const Clock& clock)
+      : bytes(options.bytes_per_second, clock), requests(options.requests_per_second, clock) {}
+
+  TokenBucket bytes;
+  TokenBucket requests;
+};
+
 // Bytes are charged as they arrive: the wait is between pieces, and the sender feels it as back-pressure. Waits end
 // with kCancelled or kDeadlineExceeded as the context says. Thread-safe.
-class ThrottleStore : public ObjectStore {
+class ThrottleStore : public ForwardingStore {
  public:
-  using PauseFunction = std::function<Status(Nanos, const CallContext&)>;  // store::Pause, or a test's
-
-  ThrottleStore(std::shared_ptr<ObjectStore> inner, const ThrottleOptions& options, const Clock& clock,
-                PauseFunction pause);
+  ThrottleStore(std::shared_ptr<ObjectStore> inner, std::shared_ptr<RateLimits> rates, PauseFunction pause);
 
   Result<ObjectInfo> Stat(const std::string& path, const CallContext& context) override;
   Result<ListPage> List(const std::string& path, const std::string& token, const CallContext& context) override;
   Status ReadRange(const ObjectRef& ref, uint64_t offset, uint64_t length, const ByteSink& sink,
                    const CallContext& context) override;
-  Result<StoreCapacity> Capacity(const CallContext& context) override;
-  Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
-  bool PinsVersion() const override { return inner_->PinsVersion(); }
 
  private:
   Status Pay(TokenBucket& bucket, uint64_t tokens, const CallContext& context);
 
-  const std::shared_ptr<ObjectStore> inner_;
   const PauseFunction pause_;
-  TokenBucket bytes_;
-  TokenBucket requests_;
+  const std::shared_ptr<RateLimits> rates_;
 };
 
 }  // namespace mlcache::store

@@ -24,6 +24,9 @@ class LoggingS3:
         self.gets = []             # (key, first, last) of each object GET
         self.delay = 0.0           # seconds before each GET's body
         self.fail_next = 0         # answer so many requests with 503 SlowDown
+        self.requests = {"head": 0, "get": 0, "list": 0}
+        self.connections = 0       # taken
+        self.hang_up = False       # close every connection without an answer
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -31,6 +34,17 @@ class LoggingS3:
 
             def log_message(self, *arguments):
                 pass
+
+            def parse_request(self):
+                if server.hang_up:
+                    self.close_connection = True
+                    return False
+                return super().parse_request()
+
+            def setup(self):
+                super().setup()
+                with server.lock:
+                    server.connections += 1
 
             def do_HEAD(self):
                 server.answer(self, body=False)
@@ -72,6 +86,8 @@ class LoggingS3:
         if bucket != self.bucket:
             return self.error(request, 404, "NoSuchBucket", body)
         key = rest[0] if rest else ""
+        with self.lock:
+            self.requests["head" if not body else "get" if key else "list"] += 1
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         if not key:
             return self.list(request, query)

@@ -25,7 +25,7 @@ class ScriptedHttpServer {
     std::string bytes;  // head and body, as they go over the wire
     Then then = Then::kKeepOpen;
   };
-  // Gets the head of a request ("GET /path HTTP/1.1\r\n…"); runs on a connection's thread.
+  // Gets the head of a request ("GET /path HTTP/1.1\r\n…") with its body behind it; runs on a connection's thread.
   using Handler = std::function<Reply(const std::string& head)>;
 
   explicit ScriptedHttpServer(Handler handler)
@@ -80,6 +80,11 @@ class ScriptedHttpServer {
   }
 
  private:
+  static size_t BodyLength(const std::string& head) {
+    const size_t at = head.find("Content-Length: ");
+    return at == std::string::npos ? 0 : std::stoul(head.substr(at + 16));
+  }
+
   void Accept() {
     for (;;) {
       UniqueFd connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -101,8 +106,15 @@ class ScriptedHttpServer {
         if (got <= 0) return;
         buffer.append(bytes, static_cast<size_t>(got));
       }
-      const std::string head = buffer.substr(0, end + 4);
-      buffer.erase(0, end + 4);
+      const size_t whole = end + 4 + BodyLength(buffer.substr(0, end + 4));
+      while (buffer.size() < whole) {
+        char bytes[4096];
+        const ssize_t got = recv(fd, bytes, sizeof(bytes), 0);
+        if (got <= 0) return;
+        buffer.append(bytes, static_cast<size_t>(got));
+      }
+      const std::string head = buffer.substr(0, whole);
+      buffer.erase(0, whole);
       {
         const std::lock_guard lock(mutex_);
         requests_.push_back(head);

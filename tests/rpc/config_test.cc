@@ -41,7 +41,13 @@ TEST_F(ConfigTest, DefaultsAndATier) {
   EXPECT_EQ(options.fetch.demand_workers, fetch::FetchOptions().demand_workers);
   EXPECT_EQ(options.fetch.in_flight_bytes, fetch::FetchOptions().in_flight_bytes);
   EXPECT_EQ(options.fetch.request_timeout, fetch::FetchOptions().request_timeout);
-  EXPECT_EQ(options.session.store.retry_initial_backoff, store::StoreOptions().retry_initial_backoff);
+  const store::StoreOptions& store = options.session.store;
+  EXPECT_EQ(store.retry_initial_backoff, store::StoreOptions().retry_initial_backoff);
+  EXPECT_EQ(store.first_byte_timeout, store::StoreOptions().first_byte_timeout);
+  EXPECT_EQ(store.attempt_timeout, store::StoreOptions().attempt_timeout);
+  EXPECT_EQ(store.hedge_share, store::StoreOptions().hedge_share);
+  EXPECT_EQ(store.shared.max_connections, store::ResourceOptions().max_connections);
+  EXPECT_FALSE(store.s3_instance_metadata);
   EXPECT_EQ(options.session.volume.negative_ttl, session::VolumeOptions().negative_ttl);
   EXPECT_EQ(options.cache.commit_bytes, cache::CacheOptions().commit_bytes);
   ASSERT_TRUE(options.session.allowed_uids.has_value());
@@ -60,9 +66,11 @@ TEST_F(ConfigTest, EverySpellingOfAFlag) {
 }
 
 TEST_F(ConfigTest, ValuesReachTheirOptions) {
-  const auto line = Parse({"--tier=/t:1GiB", "--metrics_address=", "--demand_workers=3", "--in_flight_bytes=8MiB",
-                           "--request_timeout=5s", "--stall_timeout=250ms", "--retry_attempts=2",
-                           "--max_bytes_per_second=10MB", "--allowed_uids=1000,1001", "--socket_dir=relative"});
+  const auto line =
+      Parse({"--tier=/t:1GiB", "--metrics_address=", "--demand_workers=3", "--in_flight_bytes=8MiB",
+             "--request_timeout=5s", "--stall_timeout=250ms", "--retry_attempts=2", "--max_bytes_per_second=10MB",
+             "--allowed_uids=1000,1001", "--socket_dir=relative", "--first_byte_timeout=3s", "--attempt_timeout=1m",
+             "--hedge_percent=5", "--max_connections=7", "--s3_instance_metadata"});
   ASSERT_TRUE(line.has_value()) << line.error();
   EXPECT_FALSE(line->options.metrics_address.has_value());
   EXPECT_EQ(line->options.fetch.demand_workers, 3U);
@@ -71,6 +79,11 @@ TEST_F(ConfigTest, ValuesReachTheirOptions) {
   EXPECT_EQ(line->options.session.request_timeout, std::chrono::seconds(5));
   EXPECT_EQ(line->options.session.store.stall_timeout, std::chrono::milliseconds(250));
   EXPECT_EQ(line->options.session.store.retry_attempts, 2);
+  EXPECT_EQ(line->options.session.store.first_byte_timeout, std::chrono::seconds(3));
+  EXPECT_EQ(line->options.session.store.attempt_timeout, std::chrono::minutes(1));
+  EXPECT_EQ(line->options.session.store.hedge_share, 0.05);
+  EXPECT_EQ(line->options.session.store.shared.max_connections, 7U);
+  EXPECT_TRUE(line->options.session.store.s3_instance_metadata);
   EXPECT_EQ(line->options.session.store.max_bytes_per_second, 10'000'000U);
   EXPECT_EQ(*line->options.session.allowed_uids, (std::vector<uid_t>{1000, 1001}));
   EXPECT_EQ(line->options.socket_dir, std::filesystem::current_path() / "relative");
@@ -122,6 +135,9 @@ TEST_F(ConfigTest, BadInputIsNamed) {
   const std::vector<Case> cases = {
       {{}, "--tier"},
       {{"--tier="}, "--tier"},
+      {{"--tier=/t:1GiB", "--hedge_percent=101"}, "--hedge_percent"},
+      {{"--tier=/t:1GiB", "--max_connections=0"}, "--max_connections"},
+      {{"--tier=/t:1GiB", "--attempt_timeout=0"}, "--attempt_timeout"},
       {{"--tier=/t"}, "DIR:SIZE"},
       {{"--tier=/t:lots"}, "lots"},
       {{"--tier=/t:1GiB,"}, "--tier"},

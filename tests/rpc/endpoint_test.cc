@@ -43,6 +43,8 @@ void Fill(Metrics& metrics) {
   metrics.store_requests.Add({{"store", "file://"}, {"op", "read"}, {"code", "ok"}}).Increment();
   metrics.store_retries.Add({{"store", "file://"}, {"op", "read"}});
   metrics.store_request_seconds.Add({{"store", "file://"}, {"op", "read"}}, bounds).Observe(0.5);
+  for (auto* family : {&metrics.store_hedges, &metrics.store_hedged_bytes}) family->Add({{"store", "file://"}});
+  metrics.store_circuit_open.Add({{"store", "file://"}});
   metrics.cache_hit_bytes.Add({{"tier", "disk"}, {"pattern", "random"}});
   metrics.cache_miss_bytes.Add({{"pattern", "random"}});
   metrics.cache_hits.Add({{"pattern", "random"}});

@@ -4,6 +4,7 @@
 #include <glog/logging.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -68,14 +69,14 @@ class FileBackend : public Backend {
 // All lies below a prefix, so that rooting is tested, too.
 class S3Backend : public Backend {
  public:
-  S3Backend() {
+  explicit S3Backend(S3Server& server) : server_(server) {
     Server().DeleteAll();
     Server().SetCredentials();
     Server().Put("outside", "not to be seen");
     Server().Put("root dir/", "");
     StoreUrl url{.scheme = "s3", .authority = Server().bucket(), .path = "root dir"};
     url.options["endpoint"] = Server().endpoint();
-    store_ = std::make_unique<S3Store>(url, HttpOptions{}, SystemClock());
+    store_ = std::make_unique<S3Store>(url, S3Options{}, SystemClock());
   }
   ObjectStore& store() override { return *store_; }
   void Put(const std::string& path, const std::string& bytes) override { Server().Put("root dir/" + path, bytes); }
@@ -86,12 +87,21 @@ class S3Backend : public Backend {
   bool can_name(std::string_view name) const override { return name.find('\n') == std::string_view::npos; }
 
  private:
-  static S3Server& Server() {
-    static S3Server server(false);
-    return server;
-  }
+  S3Server& Server() const { return server_; }
 
+  S3Server& server_;
   std::unique_ptr<S3Store> store_;
+};
+
+class S3rverBackend : public S3Backend {
+ public:
+  using S3Backend::S3Backend;
+  // It keeps each object in a file called after it, with a suffix.
+  bool can_name(std::string_view name) const override {
+    return name.size() <= NAME_MAX - std::string_view("._S3rver_metadata.json").size();
+  }
+  // It takes a range that ends with byte 0 for one without an end.
+  bool can_read(uint64_t offset, uint64_t length) const override { return offset + length > 1; }
 };
 
 }  // namespace
@@ -109,6 +119,14 @@ TempDir::~TempDir() {
 
 std::unique_ptr<Backend> MakeFakeBackend() { return std::make_unique<FakeBackend>(); }
 std::unique_ptr<Backend> MakeFileBackend() { return std::make_unique<FileBackend>(); }
-std::unique_ptr<Backend> MakeS3Backend() { return std::make_unique<S3Backend>(); }
+std::unique_ptr<Backend> MakeS3Backend() {
+  static S3Server server(S3Server::Kind::kMoto);
+  return std::make_unique<S3Backend>(server);
+}
+
+std::unique_ptr<Backend> MakeS3rverBackend() {
+  static S3Server server(S3Server::Kind::kS3rver);
+  return std::make_unique<S3rverBackend>(server);
+}
 
 }  // namespace mlcache::store

@@ -1,6 +1,7 @@
 // The stores that the contract suite runs over, each with a hand that changes what it holds.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <ostream>
@@ -22,6 +23,8 @@ class Backend {
   // Entries that take more than one page.
   virtual size_t many_entries() const = 0;
   virtual bool can_name(std::string_view name) const = 0;
+  // False for a range that the server behind it answers wrongly.
+  virtual bool can_read(uint64_t /*offset*/, uint64_t /*length*/) const { return true; }
 };
 
 // A directory that goes with the object. `Path()` is free of symbolic links.
@@ -42,6 +45,9 @@ std::unique_ptr<Backend> MakeFileBackend();
 
 // Over moto, or the server at MLCACHE_TEST_S3_ENDPOINT; started once for the whole program.
 std::unique_ptr<Backend> MakeS3Backend();
+
+// Over s3rver, which is another implementation in another language; started once for the whole program.
+std::unique_ptr<Backend> MakeS3rverBackend();
 
 struct BackendKind {
   std::string name;

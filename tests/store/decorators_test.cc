@@ -33,7 +33,7 @@ class DecoratorTest : public ::testing::Test {
   DecoratorTest() { fake_->Put("file", kContent); }
 
   // Stands in for store::Pause: takes no time but the fake clock's, and keeps the record.
-  RetryStore::PauseFunction Pauses() {
+  PauseFunction Pauses() {
     return [this](Nanos duration, const CallContext& context) -> Status {
       if (context.stop.stop_requested()) return Fail(Code::kCancelled, "called off");
       pauses_.push_back(duration);
@@ -187,7 +187,8 @@ TEST_F(RetryTest, TheBudgetLimitsRetriesOfAFailingStore) {
 }
 
 TEST_F(ThrottleTest, RequestsAreSpacedOut) {
-  ThrottleStore store(fake_, {.requests_per_second = 10}, clock_, Pauses());
+  ThrottleStore store(fake_, std::make_shared<RateLimits>(ThrottleOptions{.requests_per_second = 10}, clock_),
+                      Pauses());
   const Nanos begin = clock_.Now();
   for (int i = 0; i < 20; ++i) EXPECT_TRUE(store.Stat("file", {}));
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(store.List("", "", {}));
@@ -199,7 +200,8 @@ TEST_F(ThrottleTest, RequestsAreSpacedOut) {
 TEST_F(ThrottleTest, BytesArePaidForAsTheyCome) {
   fake_->Put("file", std::string(100'000, 'x'));
   fake_->set_piece_bytes(1000);
-  ThrottleStore store(fake_, {.bytes_per_second = 10'000}, clock_, Pauses());
+  ThrottleStore store(fake_, std::make_shared<RateLimits>(ThrottleOptions{.bytes_per_second = 10'000}, clock_),
+                      Pauses());
   const Nanos begin = clock_.Now();
   EXPECT_TRUE(Read(store, 0, 100'000));
   EXPECT_EQ(got_.size(), 100'000U);
@@ -208,7 +210,8 @@ TEST_F(ThrottleTest, BytesArePaidForAsTheyCome) {
 }
 
 TEST_F(ThrottleTest, AWaitEndsWithStopAndDeadline) {
-  ThrottleStore store(fake_, {.requests_per_second = 1}, SystemClock(), &Pause);
+  ThrottleStore store(fake_, std::make_shared<RateLimits>(ThrottleOptions{.requests_per_second = 1}, SystemClock()),
+                      &Pause);
   EXPECT_TRUE(store.Stat("file", {}));
   const CallContext soon{.deadline = SystemClock().Now() + milliseconds(100)};
   const Result<ObjectInfo> late = store.Stat("file", soon);
@@ -322,12 +325,33 @@ TEST_F(OpenStoreTest, StacksTheDecorators) {
   options.fault_spec = "stat:1:fail=UNAVAILABLE";
   const Result<std::shared_ptr<ObjectStore>> store = OpenStore(url, options, SystemClock(), metrics_, {});
   ASSERT_TRUE(store) << store.error();
-  const std::string label = url.Canonical();
+  const std::string label = url.Identity();
   EXPECT_EQ(metrics_.store_retries.Add({{"store", label}, {"op", "stat"}}).Value(), 1);
   EXPECT_EQ(metrics_.store_requests.Add({{"store", label}, {"op", "stat"}, {"code", "ok"}}).Value(), 1);
   EXPECT_EQ(metrics_.store_requests.Add({{"store", label}, {"op", "stat"}, {"code", "UNAVAILABLE"}}).Value(), 1);
   EXPECT_TRUE((*store)->Capacity({}));
   EXPECT_FALSE((*store)->Watch("", [](const ChangeEvent&) {}, {}));
+}
+
+TEST_F(OpenStoreTest, AUrlLowersTheRatesAndItsViewsShareThem) {
+  const std::unique_ptr<TempDir> directory = std::make_unique<TempDir>();
+  StoreUrl url{.scheme = "file", .authority = "", .path = directory->Path().substr(1), .options = {}};
+  url.options["max_requests_per_second"] = "2";
+  StoreOptions options{.max_requests_per_second = 1000};
+  options.resources = std::make_shared<StoreResources>(ResourceOptions{}, metrics_, SystemClock());
+  const Result<std::shared_ptr<ObjectStore>> one = OpenStore(url, options, SystemClock(), metrics_, {});
+  const Result<std::shared_ptr<ObjectStore>> two = OpenStore(url, options, SystemClock(), metrics_, {});
+  ASSERT_TRUE(one && two);
+  const auto shared = options.resources->For("file://", {.requests_per_second = 2});
+  EXPECT_GE(shared.use_count(), 3) << "held by both views";
+  // A long way into debt: whoever comes now has to wait.
+  EXPECT_GT(shared->rates.requests.Charge(1000), Nanos(0));
+  for (const auto* store : {&one, &two}) {
+    const Result<ObjectInfo> late = (**store)->Stat("", {.deadline = SystemClock().Now() + milliseconds(50)});
+    ASSERT_FALSE(late);
+    EXPECT_EQ(late.error().code(), Code::kDeadlineExceeded);
+    EXPECT_THAT(late.error().message(), HasSubstr("rate limit"));
+  }
 }
 
 TEST_F(OpenStoreTest, SaysWhyNot) {

@@ -38,7 +38,7 @@ class S3Faults : public ::testing::Test {
   void Serve(ScriptedHttpServer::Handler handler, const HttpOptions& options = {}) {
     server_ = std::make_unique<ScriptedHttpServer>(std::move(handler));
     url_ = {.scheme = "s3", .authority = "bucket", .path = "", .options = {{"endpoint", server_->endpoint()}}};
-    store_ = std::make_unique<S3Store>(url_, options, SystemClock());
+    store_ = std::make_unique<S3Store>(url_, S3Options{.http = options}, SystemClock());
   }
 
   // Reads [10, 20) of the 36 bytes; what the sink took is in got_.
@@ -173,6 +173,28 @@ TEST_F(S3Faults, AStallEndsTheAttempt) {
   ExpectFailure(Read(), Code::kUnavailable, "sent nothing");
   Serve({.bytes = "", .then = Then::kStall}, {.stall_timeout = std::chrono::milliseconds(200)});
   ExpectFailure(Read(), Code::kUnavailable, "sent nothing");
+}
+
+TEST_F(S3Faults, AnAttemptHasTimesOfItsOwn) {
+  Serve({.bytes = "", .then = Then::kStall}, {.first_byte_timeout = std::chrono::milliseconds(100)});
+  ExpectFailure(Read(), Code::kUnavailable, "sent nothing for 0.1");
+  const std::vector<std::string> headers = {kEtag, "Content-Range: bytes 10-19/36", "Content-Length: 10"};
+  Serve({.bytes = Partial(headers, "abcd"), .then = Then::kStall},
+        {.first_byte_timeout = std::chrono::milliseconds(100), .attempt_timeout = std::chrono::milliseconds(300)});
+  ExpectFailure(Read(), Code::kUnavailable, "not complete after 0.3");
+}
+
+TEST_F(S3Faults, ARequestWaitsForItsPlaceInTheBudgetOfConnections) {
+  const auto gate = std::make_shared<RequestGate>(1);
+  Serve({.bytes = Partial({kEtag, "Content-Range: bytes 10-19/36"}, kContent.substr(10, 10))}, {.gate = gate});
+  {
+    const Result<RequestGate::Permit> taken = gate->Enter({}, "another store");
+    const Nanos soon = SystemClock().Now() + std::chrono::milliseconds(50);
+    ExpectFailure(Read({.deadline = soon}), Code::kDeadlineExceeded, "/bucket/file");
+    EXPECT_TRUE(server_->requests().empty());
+  }
+  EXPECT_TRUE(Read());
+  EXPECT_TRUE(Read()) << "the place is given back";
 }
 
 TEST_F(S3Faults, TheDeadlineEndsAStall) {
@@ -328,7 +350,7 @@ TEST_F(S3Faults, RetriesResumeWhereTheReplyBrokeOff) {
   ASSERT_TRUE(status) << status.error();
   EXPECT_EQ(got, kContent.substr(10, 10));
   EXPECT_EQ(server_->requests().size(), 5U);  // the root, then 3 + 3 + 3 + 1 bytes
-  EXPECT_EQ(metrics.store_retries.Add({{"store", url_.Canonical()}, {"op", "read"}}).Value(), 3);
+  EXPECT_EQ(metrics.store_retries.Add({{"store", url_.Identity()}, {"op", "read"}}).Value(), 3);
 }
 
 }  // namespace

@@ -42,7 +42,13 @@ bool SkipS3() {
   return skip != nullptr && std::string_view(skip) == "1";
 }
 
-S3Server::S3Server(bool verify) {
+std::string S3rverDirectory() {
+  const char* directory = std::getenv("MLCACHE_TEST_S3RVER");
+  const std::string found = directory != nullptr ? directory : std::string(MLCACHE_SOURCE_DIR) + "/build/s3rver";
+  return access((found + "/node_modules/s3rver/package.json").c_str(), R_OK) == 0 ? found : "";
+}
+
+S3Server::S3Server(Kind kind) {
   const std::string python = Python();
   const std::string script = std::string(MLCACHE_SOURCE_DIR) + "/tests/store/s3_server.py";
   std::array<int, 2> input{};
@@ -53,7 +59,12 @@ S3Server::S3Server(bool verify) {
   if (pid_ == 0) {
     dup2(input[0], STDIN_FILENO);
     dup2(output[1], STDOUT_FILENO);
-    execlp(python.c_str(), python.c_str(), script.c_str(), verify ? "--verify" : nullptr, nullptr);
+    if (kind == Kind::kS3rver) {
+      execlp(python.c_str(), python.c_str(), script.c_str(), "--s3rver", S3rverDirectory().c_str(), nullptr);
+    } else {
+      const char* verify = kind == Kind::kVerifyingMoto ? "--verify" : nullptr;
+      execlp(python.c_str(), python.c_str(), script.c_str(), verify, nullptr);
+    }
     _exit(127);
   }
   close(input[0]);

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <string>
 
@@ -10,9 +11,12 @@ namespace mlcache::store {
 
 class S3Server {
  public:
-  // Runs the script with the Python found at MLCACHE_TEST_PYTHON, else build/venv/bin/python, else python3. With
-  // `verify` the server checks signatures. Aborts the test program, saying what to install, where that cannot be done.
-  explicit S3Server(bool verify);
+  enum class Kind : uint8_t { kMoto, kVerifyingMoto, kS3rver };
+
+  // Runs the script with the Python found at MLCACHE_TEST_PYTHON, else build/venv/bin/python, else python3. A
+  // verifying moto and s3rver check signatures. Aborts the test program, saying what to install, where that cannot be
+  // done.
+  explicit S3Server(Kind kind);
   S3Server(const S3Server&) = delete;
   S3Server& operator=(const S3Server&) = delete;
   ~S3Server();
@@ -40,5 +44,8 @@ class S3Server {
 
 // Whether MLCACHE_SKIP_S3=1 says that there is no such server here.
 bool SkipS3();
+
+// Where s3rver is installed: MLCACHE_TEST_S3RVER, else build/s3rver. Empty if it is not there.
+std::string S3rverDirectory();
 
 }  // namespace mlcache::store

@@ -1,18 +1,22 @@
-"""A third-party S3 server (moto) on 127.0.0.1 for the store's tests, and the hand that fills it.
+"""A third-party S3 server (moto or s3rver) on 127.0.0.1 for the store's tests, and the hand that fills it.
 
 Speaks JSON lines. First it prints {"endpoint", "bucket", "access_key_id", "secret_access_key"}. Then each line on
 standard input is a command, answered by one line: {"put": KEY, "bytes": DATA} with both in base64, {"delete": KEY},
 {"delete_all": true}. It ends at the end of its input, so it never outlives the test that started it.
 
-With --verify the server checks every request's signature (and answers 403 to one that is wrong).
-With MLCACHE_TEST_S3_ENDPOINT set, that server is filled instead, with the credentials of the environment.
+With --s3rver DIRECTORY it is s3rver, a server in JavaScript, from DIRECTORY/node_modules; else moto.
+With --verify moto checks every request's signature (and answers 403 to one that is wrong).
+With MLCACHE_TEST_S3_ENDPOINT set and no --s3rver, that server is filled instead, with the credentials of the environment.
 """
 
 import argparse
+import atexit
 import base64
 import json
 import os
+import subprocess
 import sys
+import tempfile
 
 import boto3
 from botocore.config import Config
@@ -44,15 +48,44 @@ def start_moto(verify):
     return endpoint, key["AccessKeyId"], key["SecretAccessKey"]
 
 
+S3RVER = """
+const S3rver = require('s3rver');
+new S3rver({address: '127.0.0.1', port: 0, silent: true, directory: process.argv[1]})
+  .run((error, address) => console.log(error ? 'error ' + error : address.port));
+process.stdin.on('end', () => process.exit(0)).resume();
+"""
+
+
+def start_s3rver(directory):
+    """Starts it as a child that ends with this process; returns its endpoint and the keys it is born with."""
+    data = tempfile.TemporaryDirectory(prefix="mlcache-s3rver-")
+    atexit.register(data.cleanup)
+    environment = {**os.environ, "NODE_PATH": os.path.join(directory, "node_modules")}
+    server = subprocess.Popen(["node", "--openssl-legacy-provider", "-e", S3RVER, data.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True, env=environment)
+
+    def stop():
+        server.stdin.close()
+        server.wait()
+    atexit.register(stop)  # before the directory goes
+    port = server.stdout.readline().strip()
+    if not port.isdigit():
+        sys.exit(f"s3rver did not start: {port}")
+    return f"http://127.0.0.1:{port}", "S3RVER", "S3RVER"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--verify", action="store_true")
-    verify = parser.parse_args().verify
+    parser.add_argument("--s3rver")
+    arguments = parser.parse_args()
     endpoint = os.environ.get("MLCACHE_TEST_S3_ENDPOINT")
-    if endpoint:
+    if arguments.s3rver:
+        endpoint, access, secret = start_s3rver(arguments.s3rver)
+    elif endpoint:
         access, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     else:
-        endpoint, access, secret = start_moto(verify)
+        endpoint, access, secret = start_moto(arguments.verify)
     s3 = boto3.client(
         "s3",
         endpoint_url=endpoint,

@@ -20,7 +20,7 @@ class S3Signature : public ::testing::Test {
   void SetUp() override {
     if (SkipS3()) GTEST_SKIP() << "MLCACHE_SKIP_S3=1: no third-party S3 server here";
     if (std::getenv("MLCACHE_TEST_S3_ENDPOINT") != nullptr) GTEST_SKIP() << "needs a server that it may start itself";
-    server_ = std::make_unique<S3Server>(true);
+    server_ = std::make_unique<S3Server>(S3Server::Kind::kVerifyingMoto);
     server_->SetCredentials();
   }
 

@@ -1,24 +1,16 @@
-// Signing against AWS's published examples and botocore's results; what S3 says in headers and XML; credentials.
+// Signing against AWS's published examples and botocore's results; what S3 says in headers and XML.
 #include "cached/store/s3_wire.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <fstream>
-
 #include "cached/store/percent.h"
-#include "cached/store/s3_credentials.h"
 #include "cached/store/s3_sign.h"
-#include "tests/fakes/fake_clock.h"
-#include "tests/store/backend.h"
 
 namespace mlcache::store {
 namespace {
 
-using mlcache::testing::FakeClock;
 using ::testing::EndsWith;
-using ::testing::HasSubstr;
 
 const SigningKey kExampleKey = {.access_key_id = "AKIAIOSFODNN7EXAMPLE",
                                 .secret_access_key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
@@ -84,70 +76,6 @@ TEST(S3Wire, Listings) {
   ASSERT_TRUE(plain) << plain.error();
   EXPECT_EQ(plain->objects[0].key, " a+%41 ");
   EXPECT_EQ(plain->next_token, "");
-}
-
-class S3CredentialsTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    for (const char* name : {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE",
-                             "AWS_SHARED_CREDENTIALS_FILE", "CREDENTIALS_DIRECTORY"}) {
-      unsetenv(name);
-    }
-    setenv("HOME", directory_.Path().c_str(), 1);
-  }
-  void WriteFile(const std::string& name, const std::string& text) const {
-    std::ofstream(directory_.Path() + "/" + name) << text;
-  }
-  Result<SigningKey> Get(const std::string& profile = "") { return S3Credentials(profile, "r", clock_).Get(); }
-
-  TempDir directory_;
-  FakeClock clock_;
-};
-
-TEST_F(S3CredentialsTest, TheEnvironmentComesFirst) {
-  WriteFile("file",
-            "[default]\naws_access_key_id=F\naws_secret_access_key=FS\n[p]\naws_access_key_id = P\n"
-            "aws_secret_access_key = PS=\naws_session_token = PT\n");
-  setenv("AWS_SHARED_CREDENTIALS_FILE", (directory_.Path() + "/file").c_str(), 1);
-  EXPECT_EQ(Get()->access_key_id, "F");
-  EXPECT_EQ(Get()->region, "r");
-  setenv("AWS_PROFILE", "p", 1);
-  EXPECT_EQ(Get()->access_key_id, "P");
-  setenv("AWS_ACCESS_KEY_ID", "E", 1);
-  EXPECT_EQ(Get()->access_key_id, "P") << "half a pair counts for nothing";
-  setenv("AWS_SECRET_ACCESS_KEY", "ES", 1);
-  setenv("AWS_SESSION_TOKEN", "ET", 1);
-  EXPECT_EQ(Get()->access_key_id, "E");
-  EXPECT_EQ(Get()->session_token, "ET");
-  const Result<SigningKey> profile = Get("p");
-  ASSERT_TRUE(profile);
-  EXPECT_EQ(profile->access_key_id, "P");
-  EXPECT_EQ(profile->secret_access_key, "PS=");
-  EXPECT_EQ(profile->session_token, "PT");
-}
-
-TEST_F(S3CredentialsTest, FilesOfSystemdAndOfTheHomeDirectory) {
-  EXPECT_EQ(Get().error().code(), Code::kUnauthenticated);
-  EXPECT_THAT(Get().error().message(), HasSubstr(directory_.Path() + "/.aws/credentials"));
-  WriteFile("aws", "; comment\n# another\n[default]\naws_access_key_id=S\naws_secret_access_key=hunter2\n");
-  setenv("CREDENTIALS_DIRECTORY", directory_.Path().c_str(), 1);
-  EXPECT_EQ(Get()->access_key_id, "S");
-  const Result<SigningKey> missing = Get("other");
-  ASSERT_FALSE(missing);
-  EXPECT_EQ(missing.error().code(), Code::kUnauthenticated);
-  EXPECT_THAT(missing.error().message(), HasSubstr("[other]"));
-  EXPECT_THAT(missing.error().message(), ::testing::Not(HasSubstr("hunter2")));
-}
-
-TEST_F(S3CredentialsTest, RotatedKeysAreFound) {
-  WriteFile("file", "[default]\naws_access_key_id=one\naws_secret_access_key=x\n");
-  setenv("AWS_SHARED_CREDENTIALS_FILE", (directory_.Path() + "/file").c_str(), 1);
-  S3Credentials credentials("", "r", clock_);
-  EXPECT_EQ(credentials.Get()->access_key_id, "one");
-  WriteFile("file", "[default]\naws_access_key_id=two\naws_secret_access_key=x\n");
-  EXPECT_EQ(credentials.Get()->access_key_id, "one");
-  clock_.Advance(std::chrono::seconds(30));
-  EXPECT_EQ(credentials.Get()->access_key_id, "two");
 }
 
 }  // namespace
