@@ -42,6 +42,9 @@ DEFINE_string(connect_timeout, "5s", "Limit for connecting to a store");
 DEFINE_string(stall_timeout, "20s", "An attempt that brings no byte for so long is given up");
 DEFINE_string(max_bytes_per_second, "0", "Throttle of the reads from each store; 0 for none");
 DEFINE_uint64(max_requests_per_second, 0, "Throttle of the requests to each store; 0 for none");
+DEFINE_string(seaweedfs_security, "",
+              "security.toml of the SeaweedFS clusters: gRPC and HTTPS certificates, keys of tokens; WEED_... in the "
+              "environment wins; empty for the environment alone");
 DEFINE_string(fault_spec, "", "Script of the fault decorator, for tests; empty for no faults");
 DEFINE_bool(print_config, false, "Print the effective flags as a flag file and exit");
 DEFINE_bool(check_config, false, "Check the flags, the directories and the stores' prerequisites, and exit");
@@ -254,6 +257,7 @@ Result<DaemonOptions> OptionsFromFlags() {
   options.session.volume.max_cached_entries = FLAGS_max_cached_entries;
   options.session.store.retry_attempts = FLAGS_retry_attempts;
   options.session.store.max_requests_per_second = FLAGS_max_requests_per_second;
+  options.session.store.seaweedfs_security = FLAGS_seaweedfs_security;
   options.session.store.fault_spec = FLAGS_fault_spec;
   return options;
 }

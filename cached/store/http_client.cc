@@ -94,6 +94,11 @@ class HttpClient::Connection {
     Set(CURLOPT_TCP_KEEPALIVE, 1L);
     Set(CURLOPT_ERRORBUFFER, error_text_);
     Set(CURLOPT_USERAGENT, "mlcache");
+    if (!options.ca_file.empty()) Set(CURLOPT_CAINFO, options.ca_file.c_str());
+    if (!options.client_certificate_file.empty()) {
+      Set(CURLOPT_SSLCERT, options.client_certificate_file.c_str());
+      Set(CURLOPT_SSLKEY, options.client_key_file.c_str());
+    }
     Set(CURLOPT_HEADERFUNCTION, &Connection::OnHeader);
     Set(CURLOPT_HEADERDATA, this);
     Set(CURLOPT_WRITEFUNCTION, &Connection::OnBody);

@@ -48,6 +48,10 @@ struct HttpOptions {
   Nanos connect_timeout = std::chrono::seconds(5);
   Nanos stall_timeout = std::chrono::seconds(20);  // between two bytes of the reply; the sink's own time is not counted
   size_t max_idle_connections = 64;
+  // Paths of PEM files for https; empty: the host's authorities, no client certificate.
+  std::string ca_file;
+  std::string client_certificate_file;
+  std::string client_key_file;
 };
 
 class HttpClient {

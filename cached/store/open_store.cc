@@ -10,6 +10,8 @@
 #include "cached/store/metered_store.h"
 #include "cached/store/retry_store.h"
 #include "cached/store/s3_store.h"
+#include "cached/store/seaweed_security.h"
+#include "cached/store/seaweed_store.h"
 #include "cached/store/throttle_store.h"
 
 namespace mlcache::store {
@@ -17,12 +19,11 @@ namespace {
 
 Result<std::shared_ptr<ObjectStore>> OpenBare(const StoreUrl& url, const StoreOptions& options, const Clock& clock) {
   if (url.scheme == "file") return FileStore::Open("/" + url.path, clock);
-  if (url.scheme == "s3") {
-    const HttpOptions http{.connect_timeout = options.connect_timeout, .stall_timeout = options.stall_timeout};
-    return std::make_shared<S3Store>(url, http, clock);
-  }
-  return Fail(Code::kUnimplemented, url.Canonical() + ": this release cannot read " + url.scheme +
-                                        ":// stores yet; use file:///DIR, or s3:// through the cluster's S3 gateway");
+  const HttpOptions http{.connect_timeout = options.connect_timeout, .stall_timeout = options.stall_timeout};
+  if (url.scheme == "s3") return std::make_shared<S3Store>(url, http, clock);
+  MLCACHE_ASSIGN_OR_RETURN(const SeaweedSecurity security, LoadSeaweedSecurity(options.seaweedfs_security));
+  const SeaweedFilerOptions filer{.connect_timeout = options.connect_timeout, .answer_timeout = options.stall_timeout};
+  return SeaweedStore::Open(url, security, {.http = http, .filer = filer}, clock);
 }
 
 }  // namespace
