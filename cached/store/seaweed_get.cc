@@ -1,5 +1,6 @@
 #include "cached/store/seaweed_get.h"
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 #include <utility>
@@ -12,6 +13,7 @@ namespace mlcache::store {
 namespace {
 
 constexpr uint64_t kMaxChecked = 8 * kMiB;
+constexpr size_t kPiece = kMiB;  // between two looks at the caller's stop request
 
 // The CRC-32C that a volume server gives as ETag; nothing where it is another kind of tag.
 std::optional<uint32_t> ChecksumOf(const HttpHead& head) {
@@ -123,7 +125,14 @@ Status GetChunkRange(HttpClient& http, const ChunkGet& get, uint64_t offset, uin
   if (computed != *checksum && !StoredCompressed(http, get, context)) {
     return Fail(Code::kDataLoss, get.shown + ": the bytes do not match their checksum");
   }
-  return sink(std::as_bytes(std::span(buffer)));
+  std::span<const std::byte> left = std::as_bytes(std::span(buffer));
+  while (!left.empty()) {
+    if (context.stop.stop_requested()) return Fail(Code::kCancelled, get.shown + ": called off");
+    const std::span<const std::byte> piece = left.first(std::min<size_t>(left.size(), kPiece));
+    MLCACHE_RETURN_IF_ERROR(sink(piece));
+    left = left.subspan(piece.size());
+  }
+  return {};
 }
 
 Result<std::string> GetBlob(HttpClient& http, const ChunkGet& get, uint64_t max_bytes, const CallContext& context) {

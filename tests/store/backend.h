@@ -22,6 +22,9 @@ class Backend {
   // Entries that take more than one page.
   virtual size_t many_entries() const = 0;
   virtual bool can_name(std::string_view name) const = 0;
+  virtual bool has_change_feed() const { return false; }
+  // Whether the bytes of a replaced or removed object can still be read through an old ObjectRef.
+  virtual bool keeps_old_versions() const { return false; }
 };
 
 // A directory that goes with the object. `Path()` is free of symbolic links.
@@ -42,6 +45,13 @@ std::unique_ptr<Backend> MakeFileBackend();
 
 // Over moto, or the server at MLCACHE_TEST_S3_ENDPOINT; started once for the whole program.
 std::unique_ptr<Backend> MakeS3Backend();
+
+// Over the fake cluster.
+std::unique_ptr<Backend> MakeSeaweedBackend();
+
+// Over the real filer at MLCACHE_TEST_SEAWEEDFS ("HOST:PORT"), where one is named.
+std::unique_ptr<Backend> MakeRealSeaweedBackend();
+bool HasRealSeaweed();
 
 struct BackendKind {
   std::string name;
