@@ -107,6 +107,8 @@ Result<std::optional<SeaweedEntry>> ParseSeaweedEntry(const filer_pb::Entry& ent
   info.ctime_ns = attributes.ctime() <= 0 ? info.mtime_ns : TimeOf(attributes.ctime(), attributes.ctime_ns());
   if (entry.is_directory()) {
     info.type = FileType::kDirectory;
+    // The filer makes directories without the right to enter them when it is asked by HTTP.
+    info.mode |= (info.mode & 0444U) >> 2;
     return parsed;
   }
   if ((attributes.file_mode() & kGoSpecial) != 0) return std::nullopt;

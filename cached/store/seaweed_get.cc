@@ -101,8 +101,10 @@ Status GetChunkRange(HttpClient& http, const ChunkGet& get, uint64_t offset, uin
   uint64_t got = 0;
   request.accept = [&](const HttpHead& head) -> Status {
     MLCACHE_RETURN_IF_ERROR(CheckRangeHead(head, get, offset, length));
-    if (whole && length <= kMaxChecked && !get.chunk.compressed) checksum = ChecksumOf(head);
-    return {};
+    if (!whole || length > kMaxChecked || get.chunk.compressed) return {};
+    checksum = ChecksumOf(head);
+    if (checksum) return {};
+    return Fail(Code::kDataLoss, get.shown + ": the reply has no checksum (an ETag of 8 hexadecimal digits)");
   };
   request.sink = [&](std::span<const std::byte> bytes) -> Status {
     if (bytes.size() > length - got) {

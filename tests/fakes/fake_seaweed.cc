@@ -23,6 +23,7 @@ constexpr int kGrpcOffset = 10'000;
 constexpr int kMostPort = 65'535;
 constexpr uint32_t kVolume = 3;
 constexpr uint32_t kCookie = 0x637037d6;
+constexpr int64_t kGoZeroTime = -62'135'596'800;  // what the filer gives for a time that it does not know
 constexpr uint32_t kGoDirectory = 1U << 31;
 constexpr char kKey[] = "0123456789abcdef0123456789ABCDEF";
 
@@ -68,6 +69,28 @@ std::string TargetOf(const std::string& head) { return head.substr(4, head.find(
 
 std::string FileIdOf(const filer_pb::FileChunk& chunk) { return store::ParseSeaweedChunk(chunk)->FileId(); }
 
+void Stamp(filer_pb::FuseAttributes* attributes) {
+  const int64_t now = std::chrono::system_clock::now().time_since_epoch().count();
+  attributes->set_mtime(now / 1'000'000'000);
+  attributes->set_mtime_ns(static_cast<int32_t>(now % 1'000'000'000));
+  attributes->set_ctime(kGoZeroTime);
+}
+
+// As text: "/a" is also a prefix of "/ab".
+bool Concerns(const filer_pb::SubscribeMetadataResponse& event, const std::string& prefix) {
+  const filer_pb::EventNotification& change = event.event_notification();
+  const auto below = [&](const std::string& directory, const std::string& name) {
+    return ((directory == "/" ? "" : directory) + "/" + name).starts_with(prefix);
+  };
+  return below(event.directory(), change.has_old_entry() ? change.old_entry().name() : change.new_entry().name()) ||
+         (change.has_new_entry() && below(change.new_parent_path(), change.new_entry().name()));
+}
+
+// The log names chunks by their `fid` alone.
+void Compact(filer_pb::Entry* entry) {
+  for (filer_pb::FileChunk& chunk : *entry->mutable_chunks()) chunk.clear_file_id();
+}
+
 grpc::Status NotFound() { return {grpc::StatusCode::UNKNOWN, "filer: no entry is found in filer store"}; }
 
 }  // namespace
@@ -85,6 +108,7 @@ class FakeSeaweed::Service final : public filer_pb::SeaweedFiler::Service {
     if (request->directory() == "/" && request->name().empty()) {
       reply->mutable_entry()->set_is_directory(true);
       reply->mutable_entry()->mutable_attributes()->set_file_mode(kGoDirectory | 0755U);
+      Stamp(reply->mutable_entry()->mutable_attributes());
       return grpc::Status::OK;
     }
     const auto directory = fake_.directories_.find(request->directory());
@@ -140,7 +164,7 @@ class FakeSeaweed::Service final : public filer_pb::SeaweedFiler::Service {
   grpc::Status CacheRemoteObjectToLocalCluster(grpc::ServerContext* /*context*/,
                                                const filer_pb::CacheRemoteObjectToLocalClusterRequest* request,
                                                filer_pb::CacheRemoteObjectToLocalClusterResponse* reply) override {
-    const std::string path = request->directory() + "/" + request->name();
+    const std::string path = (request->directory() == "/" ? "" : request->directory()) + "/" + request->name();
     std::string bytes;
     {
       const std::lock_guard lock(fake_.mutex_);
@@ -172,8 +196,7 @@ class FakeSeaweed::Service final : public filer_pb::SeaweedFiler::Service {
         continue;
       }
       const filer_pb::SubscribeMetadataResponse reply = fake_.log_[next++];
-      const std::string path = reply.directory() + "/";
-      if (reply.ts_ns() <= request->since_ns() || !path.starts_with("/")) continue;
+      if (reply.ts_ns() <= request->since_ns() || !Concerns(reply, request->path_prefix())) continue;
       lock.unlock();
       writer->Write(reply);
       lock.lock();
@@ -188,8 +211,8 @@ class FakeSeaweed::Service final : public filer_pb::SeaweedFiler::Service {
 
 FakeSeaweed::FakeSeaweed(int volume_servers) : service_(std::make_unique<Service>(*this)) {
   for (int server = 0; server < volume_servers; ++server) {
-    volume_servers_.push_back(std::make_unique<ScriptedHttpServer>(
-        [this, server](const std::string& head) { return Answer(server, head); }));
+    volume_servers_.push_back(
+        std::make_unique<ScriptedHttpServer>([this, server](const std::string& head) { return Answer(server, head); }));
     addresses_.push_back("127.0.0.1:" + std::to_string(volume_servers_.back()->port()));
     located_.push_back(server);
   }
@@ -271,10 +294,8 @@ void FakeSeaweed::DropBlob(const filer_pb::FileChunk& chunk) {
 
 void FakeSeaweed::Put(const std::string& path, const std::string& bytes, const FileOptions& options) {
   filer_pb::Entry entry;
-  const int64_t now = std::chrono::system_clock::now().time_since_epoch().count();
+  Stamp(entry.mutable_attributes());
   entry.mutable_attributes()->set_file_size(bytes.size());
-  entry.mutable_attributes()->set_mtime(now / 1'000'000'000);
-  entry.mutable_attributes()->set_mtime_ns(static_cast<int32_t>(now % 1'000'000'000));
   entry.mutable_attributes()->set_file_mode(0644);
   if (options.inline_content) {
     entry.set_content(bytes);
@@ -301,7 +322,7 @@ void FakeSeaweed::PutDirectory(const std::string& path) {
   filer_pb::Entry entry;
   entry.set_is_directory(true);
   entry.mutable_attributes()->set_file_mode(kGoDirectory | 0771U);
-  entry.mutable_attributes()->set_mtime(std::chrono::system_clock::now().time_since_epoch().count() / 1'000'000'000);
+  Stamp(entry.mutable_attributes());
   PutEntry(path, std::move(entry));
 }
 
@@ -317,9 +338,8 @@ void FakeSeaweed::PutEntry(const std::string& path, filer_pb::Entry entry) {
   const filer_pb::Entry before = existed ? found->second : filer_pb::Entry();
   siblings[name] = entry;
   for (const filer_pb::FileChunk& chunk : before.chunks()) {
-    const bool kept = std::ranges::any_of(entry.chunks(), [&](const filer_pb::FileChunk& other) {
-      return FileIdOf(other) == FileIdOf(chunk);
-    });
+    const bool kept = std::ranges::any_of(
+        entry.chunks(), [&](const filer_pb::FileChunk& other) { return FileIdOf(other) == FileIdOf(chunk); });
     if (!kept) blobs_.erase(FileIdOf(chunk));
   }
   Announce(path, existed ? &before : nullptr, &entry);
@@ -335,7 +355,8 @@ void FakeSeaweed::Remove(const std::string& path) {
   const filer_pb::Entry before = found->second;
   for (const filer_pb::FileChunk& chunk : before.chunks()) blobs_.erase(FileIdOf(chunk));
   siblings->second.erase(found);
-  std::erase_if(directories_, [&](const auto& item) { return item.first == path || item.first.starts_with(path + "/"); });
+  std::erase_if(directories_,
+                [&](const auto& item) { return item.first == path || item.first.starts_with(path + "/"); });
   Announce(path, &before, nullptr);
 }
 
@@ -359,9 +380,13 @@ void FakeSeaweed::Announce(const std::string& path, const filer_pb::Entry* befor
   event.set_directory(directory);
   event.set_ts_ns(NextTime());
   filer_pb::EventNotification& notification = *event.mutable_event_notification();
-  if (before != nullptr) *notification.mutable_old_entry() = *before;
+  if (before != nullptr) {
+    *notification.mutable_old_entry() = *before;
+    Compact(notification.mutable_old_entry());
+  }
   if (after != nullptr) {
     *notification.mutable_new_entry() = *after;
+    Compact(notification.mutable_new_entry());
     notification.set_new_parent_path(directory);
   }
   changed_.notify_all();

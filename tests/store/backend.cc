@@ -11,8 +11,8 @@
 
 #include "cached/metrics/metrics.h"
 #include "cached/store/file_store.h"
-#include "cached/store/s3_store.h"
 #include "cached/store/percent.h"
+#include "cached/store/s3_store.h"
 #include "cached/store/seaweed_store.h"
 #include "common/clock.h"
 #include "tests/fakes/fake_object_store.h"

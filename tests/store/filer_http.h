@@ -1,10 +1,10 @@
 // Writes to a real SeaweedFS filer by HTTP. Thread-compatible.
 #pragma once
 
+#include <glog/logging.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <cstdlib>
 #include <string>
 
 #include "cached/store/percent.h"
@@ -20,7 +20,7 @@ class FilerHttp {
   // A path that ends with '/' makes a directory.
   void Put(const std::string& path, const std::string& bytes) {
     const int status = Send(path.ends_with('/') ? "POST" : "PUT", path, "", bytes);
-    if (status / 100 != 2) std::abort();
+    CHECK_EQ(status / 100, 2) << "the filer answers " << status << " to a write of " << path;
   }
   void Delete(const std::string& path) { Send("DELETE", path, "?recursive=true&ignoreRecursiveError=true", ""); }
 
@@ -30,14 +30,17 @@ class FilerHttp {
     sockaddr_in address{.sin_family = AF_INET,
                         .sin_port = htons(static_cast<uint16_t>(port_)),
                         .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
-    if (connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) std::abort();
+    if (connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+      PLOG(FATAL) << "connect to the filer at port " << port_;
+    }
+    // Only a request for a directory has no type.
+    const std::string type = path.ends_with('/') ? "" : "Content-Type: application/octet-stream\r\n";
     const std::string request = method + " " + store::PercentEncode(path, "/") + query +
-                                " HTTP/1.1\r\nHost: filer\r\nConnection: close\r\n"
-                                "Content-Type: application/octet-stream\r\nContent-Length: " +
-                                std::to_string(bytes.size()) + "\r\n\r\n" + bytes;
+                                " HTTP/1.1\r\nHost: filer\r\nConnection: close\r\n" + type +
+                                "Content-Length: " + std::to_string(bytes.size()) + "\r\n\r\n" + bytes;
     for (size_t done = 0; done < request.size();) {
       const ssize_t sent = send(socket.get(), request.data() + done, request.size() - done, MSG_NOSIGNAL);
-      if (sent <= 0) std::abort();
+      PLOG_IF(FATAL, sent <= 0) << "write to the filer";
       done += static_cast<size_t>(sent);
     }
     std::string reply;
