@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -20,7 +21,7 @@ constexpr int kMaxMessageBytes = 256 << 20;  // an entry may list very many chun
 constexpr int kKeepAliveMs = 60'000;         // no more often: SeaweedFS ends connections that are pinged too much
 constexpr int kKeepAliveTimeoutMs = 20'000;
 constexpr int kBackoffMs = 100;
-constexpr int kMostBackoffMs = 2'000;
+constexpr int kMostBackoffMs = 1'000;
 // What Go's errors without a code look like to a client.
 constexpr char kNoEntry[] = "no entry is found in filer store";
 
@@ -62,9 +63,10 @@ Error ErrorOf(const grpc::Status& status, const std::string& what) {
 // A client's side of one call: it ends with the caller's stop request and the sooner of the two deadlines.
 class Ticket {
  public:
-  Ticket(const CallContext& context, Nanos patience, const Clock& clock)
+  Ticket(const CallContext& context, Nanos patience, const Clock& clock, bool wait_for_connection = false)
       : stop_(context.stop, [this] { client_.TryCancel(); }) {
     if (context.deadline != Nanos::max()) patience = std::min(patience, context.deadline - clock.Now());
+    client_.set_wait_for_ready(wait_for_connection);
     if (patience != Nanos::max()) client_.set_deadline(std::chrono::system_clock::now() + patience);
   }
   grpc::ClientContext* client() { return &client_; }
@@ -127,11 +129,15 @@ template <typename Reply>
 Result<Reply> SeaweedFiler::AskOneAfterAnother(const std::string& what, const CallContext& context,
                                                const Call<Reply>& call) {
   const size_t first = active_;
-  Error last(Code::kUnavailable, what);
-  for (size_t i = 0; i < endpoints_.size(); ++i) {
+  std::optional<Error> last;
+  // The round after the last one waits for the filer that was asked first.
+  for (size_t i = 0; i <= endpoints_.size(); ++i) {
     MLCACHE_RETURN_IF_ERROR(CheckCall(context, clock_, what));
+    const bool wait = i == endpoints_.size();
     const size_t index = (first + i) % endpoints_.size();
-    Result<Reply> reply = call(*endpoints_[index], context);
+    const Limit limit{.patience = wait ? options_.connect_timeout : options_.answer_timeout,
+                      .wait_for_connection = wait};
+    Result<Reply> reply = call(*endpoints_[index], limit);
     // A deadline of the caller, or a stop, is told as such and not as the filer's.
     if (!reply) MLCACHE_RETURN_IF_ERROR(CheckCall(context, clock_, what));
     const bool silent = !reply && reply.error().code() == Code::kDeadlineExceeded;
@@ -139,22 +145,24 @@ Result<Reply> SeaweedFiler::AskOneAfterAnother(const std::string& what, const Ca
       active_ = index;
       return reply;
     }
-    last = Error(Code::kUnavailable, reply.error().message()).WithContext("filer " + endpoints_[index]->grpc);
+    if (!wait)
+      last = Error(Code::kUnavailable, reply.error().message()).WithContext("filer " + endpoints_[index]->grpc);
+    if (silent && i + 1 == endpoints_.size()) break;  // it can be reached, but does not answer
   }
   active_ = (first + 1) % endpoints_.size();
-  return std::unexpected(last);
+  return std::unexpected(*std::move(last));
 }
 
 Result<filer_pb::LookupDirectoryEntryResponse> SeaweedFiler::Lookup(const std::string& path,
                                                                     const CallContext& context) {
   using Reply = filer_pb::LookupDirectoryEntryResponse;
-  return AskOneAfterAnother<Reply>(path, context, [&](Endpoint& endpoint, const CallContext& asked) -> Result<Reply> {
+  return AskOneAfterAnother<Reply>(path, context, [&](Endpoint& endpoint, const Limit& time) -> Result<Reply> {
     filer_pb::LookupDirectoryEntryRequest request;
     const auto [directory, name] = SplitFilerPath(path);
     request.set_directory(directory);
     request.set_name(name);
     Reply reply;
-    Ticket ticket(asked, options_.answer_timeout, clock_);
+    Ticket ticket(context, time.patience, clock_, time.wait_for_connection);
     const grpc::Status status = endpoint.stub->LookupDirectoryEntry(ticket.client(), request, &reply);
     if (!status.ok()) return std::unexpected(ErrorOf(status, path));
     if (!reply.has_entry()) return Fail(Code::kNotFound, path + ": no such entry");
@@ -165,36 +173,35 @@ Result<filer_pb::LookupDirectoryEntryResponse> SeaweedFiler::Lookup(const std::s
 Result<std::vector<filer_pb::Entry>> SeaweedFiler::List(const std::string& directory, const std::string& after,
                                                         uint32_t limit, const CallContext& context) {
   using Entries = std::vector<filer_pb::Entry>;
-  return AskOneAfterAnother<Entries>(
-      directory, context, [&](Endpoint& endpoint, const CallContext& asked) -> Result<Entries> {
-        filer_pb::ListEntriesRequest request;
-        request.set_directory(directory);
-        request.set_start_from_file_name(after);
-        request.set_limit(limit);
-        Ticket ticket(asked, options_.answer_timeout, clock_);
-        const auto reader = endpoint.stub->ListEntries(ticket.client(), request);
-        Entries entries;
-        // One reply object for the whole stream keeps its buffers; the entries are moved out of it.
-        for (filer_pb::ListEntriesResponse reply; reader->Read(&reply);) {
-          if (reply.has_entry()) entries.push_back(std::move(*reply.mutable_entry()));
-          if (entries.size() > limit) return Fail(Code::kDataLoss, directory + ": the filer sends too many entries");
-        }
-        if (const grpc::Status status = reader->Finish(); !status.ok()) {
-          return std::unexpected(ErrorOf(status, directory));
-        }
-        return entries;
-      });
+  return AskOneAfterAnother<Entries>(directory, context, [&](Endpoint& endpoint, const Limit& time) -> Result<Entries> {
+    filer_pb::ListEntriesRequest request;
+    request.set_directory(directory);
+    request.set_start_from_file_name(after);
+    request.set_limit(limit);
+    Ticket ticket(context, time.patience, clock_, time.wait_for_connection);
+    const auto reader = endpoint.stub->ListEntries(ticket.client(), request);
+    Entries entries;
+    // One reply object for the whole stream keeps its buffers; the entries are moved out of it.
+    for (filer_pb::ListEntriesResponse reply; reader->Read(&reply);) {
+      if (reply.has_entry()) entries.push_back(std::move(*reply.mutable_entry()));
+      if (entries.size() > limit) return Fail(Code::kDataLoss, directory + ": the filer sends too many entries");
+    }
+    if (const grpc::Status status = reader->Finish(); !status.ok()) {
+      return std::unexpected(ErrorOf(status, directory));
+    }
+    return entries;
+  });
 }
 
 Result<std::vector<filer_pb::Location>> SeaweedFiler::LookupVolume(uint32_t volume_id, const CallContext& context) {
   using Locations = std::vector<filer_pb::Location>;
   const std::string id = std::to_string(volume_id);
   return AskOneAfterAnother<Locations>(
-      "volume " + id, context, [&](Endpoint& endpoint, const CallContext& asked) -> Result<Locations> {
+      "volume " + id, context, [&](Endpoint& endpoint, const Limit& time) -> Result<Locations> {
         filer_pb::LookupVolumeRequest request;
         request.add_volume_ids(id);
         filer_pb::LookupVolumeResponse reply;
-        Ticket ticket(asked, options_.answer_timeout, clock_);
+        Ticket ticket(context, time.patience, clock_, time.wait_for_connection);
         const grpc::Status status = endpoint.stub->LookupVolume(ticket.client(), request, &reply);
         if (!status.ok()) return std::unexpected(ErrorOf(status, "volume " + id));
         const auto found = reply.locations_map().find(id);
@@ -205,26 +212,26 @@ Result<std::vector<filer_pb::Location>> SeaweedFiler::LookupVolume(uint32_t volu
 
 Result<filer_pb::StatisticsResponse> SeaweedFiler::Statistics(const CallContext& context) {
   using Reply = filer_pb::StatisticsResponse;
-  return AskOneAfterAnother<Reply>("statistics", context,
-                                   [&](Endpoint& endpoint, const CallContext& asked) -> Result<Reply> {
-                                     Reply reply;
-                                     Ticket ticket(asked, options_.answer_timeout, clock_);
-                                     const grpc::Status status = endpoint.stub->Statistics(ticket.client(), {}, &reply);
-                                     if (!status.ok()) return std::unexpected(ErrorOf(status, "statistics"));
-                                     return reply;
-                                   });
+  return AskOneAfterAnother<Reply>("statistics", context, [&](Endpoint& endpoint, const Limit& time) -> Result<Reply> {
+    Reply reply;
+    Ticket ticket(context, time.patience, clock_, time.wait_for_connection);
+    const grpc::Status status = endpoint.stub->Statistics(ticket.client(), {}, &reply);
+    if (!status.ok()) return std::unexpected(ErrorOf(status, "statistics"));
+    return reply;
+  });
 }
 
 Result<filer_pb::Entry> SeaweedFiler::FetchRemote(const std::string& path, const CallContext& context) {
   return AskOneAfterAnother<filer_pb::Entry>(
-      path, context, [&](Endpoint& endpoint, const CallContext& asked) -> Result<filer_pb::Entry> {
+      path, context, [&](Endpoint& endpoint, const Limit& time) -> Result<filer_pb::Entry> {
         filer_pb::CacheRemoteObjectToLocalClusterRequest request;
         const auto [directory, name] = SplitFilerPath(path);
         request.set_directory(directory);
         request.set_name(name);
         filer_pb::CacheRemoteObjectToLocalClusterResponse reply;
-        Ticket ticket(asked, Nanos::max(),
-                      clock_);  // takes as long as the remote store; the caller's deadline bounds it
+        // Takes as long as the remote store does; the caller's deadline bounds it.
+        const Nanos patience = time.wait_for_connection ? time.patience : Nanos::max();
+        Ticket ticket(context, patience, clock_, time.wait_for_connection);
         const grpc::Status status = endpoint.stub->CacheRemoteObjectToLocalCluster(ticket.client(), request, &reply);
         if (!status.ok()) return std::unexpected(ErrorOf(status, path));
         return std::move(*reply.mutable_entry());

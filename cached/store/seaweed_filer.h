@@ -1,4 +1,5 @@
-// A SeaweedFS cluster's filers over gRPC. One is asked until it cannot be reached, then the next one. Thread-safe.
+// A SeaweedFS cluster's filers over gRPC. One is asked until it cannot be reached, then the next one; when none can,
+// the call waits a moment for one that is being started again. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -18,7 +19,7 @@
 namespace mlcache::store {
 
 struct SeaweedFilerOptions {
-  Nanos connect_timeout = std::chrono::seconds(5);
+  Nanos connect_timeout = std::chrono::seconds(5);  // also how long a call waits when no filer can be reached
   Nanos answer_timeout = std::chrono::seconds(20);  // of one call to one filer; then the next filer is asked
 };
 
@@ -58,8 +59,12 @@ class SeaweedFiler {
 
  private:
   struct Endpoint;
+  struct Limit {
+    Nanos patience;
+    bool wait_for_connection;
+  };
   template <typename Reply>
-  using Call = std::function<Result<Reply>(Endpoint& endpoint, const CallContext& context)>;
+  using Call = std::function<Result<Reply>(Endpoint& endpoint, const Limit& limit)>;
 
   SeaweedFiler(std::vector<std::unique_ptr<Endpoint>> endpoints, const SeaweedFilerOptions& options,
                const Clock& clock);

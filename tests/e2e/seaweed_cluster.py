@@ -53,6 +53,7 @@ class Cluster:
         self.commands = {}
         self.master = free_port()
         self.volumes = [free_port(), free_port()]
+        self.metrics = [free_port(), free_port()]  # of the volume servers
         self.filers = [free_port() for _ in range(filers)]
         self.s3 = free_port()
         if security is not None:
@@ -64,11 +65,13 @@ class Cluster:
                      "-volumeSizeLimitMB=1024", "-peers=none")
         for number, port in enumerate(self.volumes):
             self._define(f"volume{number}", "volume", *local, f"-port={port}", f"-dir={self._folder(f'volume{number}')}",
-                         f"-mserver={masters}", "-max=40", "-minFreeSpace=1", *volume_flags)
+                         f"-mserver={masters}", "-max=40", "-minFreeSpace=1", "-metricsIp=127.0.0.1",
+                         f"-metricsPort={self.metrics[number]}", *volume_flags)
         for number, port in enumerate(self.filers):
-            gateway = ("-s3", f"-s3.port={self.s3}") if number == 0 else ()
             self._define(f"filer{number}", "filer", *local, f"-port={port}", f"-master={masters}",
-                         f"-defaultStoreDir={self._folder(f'filer{number}')}", *gateway, *filer_flags)
+                         f"-defaultStoreDir={self._folder(f'filer{number}')}", *filer_flags)
+        self._define("s3", "s3", "-ip.bind=127.0.0.1", f"-port={self.s3}", f"-filer=127.0.0.1:{self.filers[0]}",
+                     "-port.iceberg=0", "-port.lance=0", "-iam=false")
 
     def _folder(self, name):
         folder = self.directory / name
@@ -87,10 +90,10 @@ class Cluster:
     def start(self):
         for name in self.commands:
             self.start_one(name)
-        harness.wait_for(self._takes_writes, READY_SECONDS, f"the cluster takes writes (logs in {self.directory})")
+        harness.wait_for(self.takes_writes, READY_SECONDS, f"the cluster takes writes (logs in {self.directory})")
         return self
 
-    def _takes_writes(self):
+    def takes_writes(self):
         for name, process in self.processes.items():
             assert process.poll() is None, f"weed {name} ended:\n{(self.directory / f'{name}.log').read_text()[-3000:]}"
         try:
@@ -111,8 +114,11 @@ class Cluster:
     def __enter__(self):
         return self.start()
 
-    def __exit__(self, *_):
+    def __exit__(self, error, *_):
         self.stop()
+        if error is not None:
+            for log in sorted(self.directory.glob("*.log")):
+                print(f"--- {log}\n{log.read_text(errors='replace')[-3000:]}")
 
     def url(self, path="", options=""):
         filers = ",".join(f"127.0.0.1:{port}" for port in self.filers)
@@ -157,7 +163,7 @@ class Cluster:
     def volume_requests(self):
         """GETs that the volume servers have answered, by their own count; the sum of both."""
         count = 0
-        for port in self.volumes:
+        for port in self.metrics:
             _, body = self.request("GET", "/metrics", port=port)
             for line in body.decode().splitlines():
                 if line.startswith("SeaweedFS_volumeServer_request_total") and 'type="GET"' in line:

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <thread>
 
 #include "cached/store/call.h"
 #include "tests/store/seaweed_world.h"
@@ -234,11 +235,24 @@ TEST_F(SeaweedFaults, AnotherFilerIsAskedWhenOneIsAway) {
   cluster_.StartFiler();
   EXPECT_EQ(size(), 2U);
   other.StopFiler();
-  // gRPC waits a moment before it tries a server again that was away.
-  for (int i = 0; i < 500 && size() != 1; ++i) Pause(std::chrono::milliseconds(10), {}).value();
+  // gRPC lets a moment pass before it tries a server again that was away.
+  for (int i = 0; i < 10 && size() != 1; ++i) Pause(std::chrono::milliseconds(200), {}).value();
   EXPECT_EQ(size(), 1U);
   cluster_.StopFiler();
   EXPECT_EQ(store->Stat("file", {}).error().code(), Code::kUnavailable);
+}
+
+TEST_F(SeaweedFaults, AFilerThatIsBeingRestartedIsWaitedFor) {
+  cluster_.Put("/file", "1");
+  const auto store = Open();
+  EXPECT_TRUE(store->Stat("file", {}));
+  cluster_.StopFiler();
+  Result<ObjectInfo> info = Fail(Code::kUnknown, "not asked");
+  std::jthread asker([&] { info = store->Stat("file", {}); });
+  Pause(std::chrono::milliseconds(100), {}).value();  // that it has failed to connect at least once
+  cluster_.StartFiler();
+  asker.join();
+  EXPECT_TRUE(info) << info.error();
 }
 
 }  // namespace
