@@ -59,6 +59,7 @@ class SeaweedWorld : public ::testing::Test {
 
   SeaweedOptions options_{
       .http = {.connect_timeout = std::chrono::seconds(2), .stall_timeout = std::chrono::seconds(1)},
+      .filer = {.connect_timeout = std::chrono::seconds(1)},
       .feed = {.first_backoff = std::chrono::milliseconds(5), .longest_backoff = std::chrono::milliseconds(20)}};
   testing::FakeSeaweed cluster_;
 };
