@@ -15,6 +15,7 @@
 
 #include "cached/metrics/metrics.h"
 #include "cached/rpc/control_server.h"
+#include "cached/store/seaweed_security.h"
 #include "common/unique_fd.h"
 #include "common/units.h"
 #include "common/version.h"
@@ -207,6 +208,8 @@ Status CheckEnvironment(const DaemonOptions& options) {
   MLCACHE_RETURN_IF_ERROR(CheckDirectory("--socket_dir=" + options.socket_dir, options.socket_dir));
   for (const cache::TierOptions& tier : options.cache.tiers)
     MLCACHE_RETURN_IF_ERROR(CheckTier(tier, options.cache.free_space_floor_bytes));
+  const Result<store::SeaweedSecurity> security = store::LoadSeaweedSecurity(options.session.store.seaweedfs_security);
+  if (!security) return std::unexpected(security.error());
   return {};
 }
 

@@ -41,7 +41,7 @@ std::string SeaweedChunk::FileId() const {
   std::snprintf(key, sizeof(key), "%016llx", static_cast<unsigned long long>(file_key));
   // Leading zero bytes, not digits, are left out.
   std::string_view digits(key);
-  while (digits.size() > 0 && digits.starts_with("00")) digits.remove_prefix(2);
+  while (digits.starts_with("00")) digits.remove_prefix(2);
   char low[kCookieDigits + 1];
   std::snprintf(low, sizeof(low), "%08x", cookie);
   return std::to_string(volume_id) + "," + std::string(digits) + low;
