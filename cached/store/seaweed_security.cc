@@ -83,6 +83,14 @@ Result<toml::table> ReadToml(const std::string& path) {
   }
 }
 
+// The unit's LoadCredential=seaweedfs:FILE; empty if there is none.
+std::string SystemdCredential() {
+  const char* directory = std::getenv("CREDENTIALS_DIRECTORY");
+  if (directory == nullptr) return "";
+  std::string path = std::string(directory) + "/seaweedfs";
+  return access(path.c_str(), F_OK) == 0 ? path : "";
+}
+
 Status CheckTls(const TlsFiles& files, const std::string& section, bool mutual) {
   if (files.certificate.empty() != files.key.empty()) {
     return Fail(Code::kInvalidArgument, section + ": cert and key belong together, only one is set");
@@ -111,7 +119,8 @@ std::string Base64Url(std::string_view bytes) {
 
 }  // namespace
 
-Result<SeaweedSecurity> LoadSeaweedSecurity(const std::string& path) {
+Result<SeaweedSecurity> LoadSeaweedSecurity(const std::string& named) {
+  const std::string path = named.empty() ? SystemdCredential() : named;
   MLCACHE_ASSIGN_OR_RETURN(toml::table table, ReadToml(path));
   const Settings settings(std::move(table), std::filesystem::path(path).parent_path());
   SeaweedSecurity security;

@@ -29,8 +29,8 @@ struct SeaweedSecurity {
   TokenKey filer_read;   // [jwt.filer_signing.read]
 };
 
-// Reads `path` (TOML; empty: none), then the environment, which wins, by SeaweedFS's names: WEED_JWT_SIGNING_READ_KEY
-// for jwt.signing.read.key. Relative paths of PEM files are relative to the file. kInvalidArgument, kNotFound or
+// Reads `path` (TOML; empty: the systemd credential "seaweedfs", if there is one), then the environment, which wins, by
+// SeaweedFS's names: WEED_JWT_SIGNING_READ_KEY for jwt.signing.read.key. Relative paths of PEM files are relative to the file. kInvalidArgument, kNotFound or
 // kPermissionDenied name the file and what to mend; secrets are in no message.
 Result<SeaweedSecurity> LoadSeaweedSecurity(const std::string& path);
 

@@ -94,7 +94,7 @@ class SecurityFile : public ::testing::Test {
     return path;
   }
   void TearDown() override {
-    for (const char* name : {"WEED_JWT_SIGNING_READ_KEY", "WEED_GRPC_CA"}) unsetenv(name);
+    for (const char* name : {"WEED_JWT_SIGNING_READ_KEY", "CREDENTIALS_DIRECTORY"}) unsetenv(name);
   }
   TempDir directory_;
 };
@@ -134,6 +134,15 @@ list = [1, 2]
   setenv("WEED_JWT_SIGNING_READ_KEY", "from the environment", 1);
   EXPECT_EQ(LoadSeaweedSecurity(path)->volume_read.secret, "from the environment");
   EXPECT_EQ(LoadSeaweedSecurity("")->volume_read.secret, "from the environment");
+}
+
+TEST_F(SecurityFile, MayBeACredentialOfTheUnit) {
+  EXPECT_EQ(LoadSeaweedSecurity("")->volume_read.secret, "");
+  setenv("CREDENTIALS_DIRECTORY", directory_.Path().c_str(), 1);
+  EXPECT_EQ(LoadSeaweedSecurity("")->volume_read.secret, "");
+  Write("seaweedfs", "[jwt.signing.read]\nkey = \"of the unit\"\n");
+  EXPECT_EQ(LoadSeaweedSecurity("")->volume_read.secret, "of the unit");
+  EXPECT_EQ(LoadSeaweedSecurity(Write("named", ""))->volume_read.secret, "");
 }
 
 TEST_F(SecurityFile, WhatIsWrongWithItIsSaidWithoutSecrets) {
