@@ -30,8 +30,8 @@ struct SeaweedSecurity {
 };
 
 // Reads `path` (TOML; empty: the systemd credential "seaweedfs", if there is one), then the environment, which wins, by
-// SeaweedFS's names: WEED_JWT_SIGNING_READ_KEY for jwt.signing.read.key. Relative paths of PEM files are relative to the file. kInvalidArgument, kNotFound or
-// kPermissionDenied name the file and what to mend; secrets are in no message.
+// SeaweedFS's names: WEED_JWT_SIGNING_READ_KEY for jwt.signing.read.key. Relative paths of PEM files are relative to
+// the file. kInvalidArgument, kNotFound or kPermissionDenied name the file and what to mend; secrets are in no message.
 Result<SeaweedSecurity> LoadSeaweedSecurity(const std::string& path);
 
 // A JSON web token (RFC 7519, HS256) for a read of chunk `file_id`, or for the filer if it is empty.
