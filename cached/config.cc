@@ -56,6 +56,9 @@ DEFINE_uint64(max_requests_per_second, 0,
               "Throttle of the requests to each store; 0 for none. A URL's ?max_requests_per_second= lowers it");
 DEFINE_bool(s3_instance_metadata, false,
             "Allow keys for S3 to be asked from the instance metadata service at 169.254.169.254");
+DEFINE_string(seaweedfs_security, "",
+              "security.toml of the SeaweedFS clusters: gRPC and HTTPS certificates, keys of tokens; WEED_... in the "
+              "environment wins; empty for the environment alone");
 DEFINE_string(fault_spec, "", "Script of the fault decorator, for tests; empty for no faults");
 DEFINE_bool(print_config, false, "Print the effective flags as a flag file and exit");
 DEFINE_bool(check_config, false, "Check the flags, the directories and the stores' prerequisites, and exit");
@@ -278,6 +281,7 @@ Result<DaemonOptions> OptionsFromFlags() {
   options.session.store.s3_instance_metadata = FLAGS_s3_instance_metadata;
   options.session.store.retry_attempts = FLAGS_retry_attempts;
   options.session.store.max_requests_per_second = FLAGS_max_requests_per_second;
+  options.session.store.seaweedfs_security = FLAGS_seaweedfs_security;
   options.session.store.fault_spec = FLAGS_fault_spec;
   return options;
 }

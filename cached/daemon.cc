@@ -16,6 +16,7 @@
 #include "cached/metrics/metrics.h"
 #include "cached/rpc/control_server.h"
 #include "cached/session/credential_table.h"
+#include "cached/store/seaweed_security.h"
 #include "common/unique_fd.h"
 #include "common/units.h"
 #include "common/version.h"
@@ -220,6 +221,8 @@ Status CheckEnvironment(const DaemonOptions& options) {
   MLCACHE_RETURN_IF_ERROR(CheckCredentials(options));
   for (const cache::TierOptions& tier : options.cache.tiers)
     MLCACHE_RETURN_IF_ERROR(CheckTier(tier, options.cache.free_space_floor_bytes));
+  const Result<store::SeaweedSecurity> security = store::LoadSeaweedSecurity(options.session.store.seaweedfs_security);
+  if (!security) return std::unexpected(security.error());
   return {};
 }
 

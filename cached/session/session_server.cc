@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "cached/metrics/metrics.h"
+#include "cached/session/change_feed.h"
 #include "cached/session/handshake.h"
 #include "cached/session/path.h"
 #include "cached/session/session.h"
@@ -92,6 +93,10 @@ class ServerImpl final : public SessionServer {
   mutable std::mutex mutex_;
   std::list<Connection> connections_;  // the list and session, report, volume, done of each guarded by mutex_
   std::thread listening_;
+  ChangeFeeds feeds_{[this](StoreVolume& volume, const std::string& path) {
+    volume.Invalidate(path);
+    NotifyInvalidated(volume, path);
+  }};
 };
 
 Status ServerImpl::Start() {
@@ -106,6 +111,7 @@ Status ServerImpl::Start() {
 ServerImpl::~ServerImpl() {
   dependencies_.cache.TellOfLeaving(nullptr);
   stop_.request_stop();
+  feeds_.Stop();
   static_cast<void>(eventfd_write(wake_.get(), 1));
   if (listening_.joinable()) listening_.join();
   {
@@ -210,6 +216,7 @@ Status ServerImpl::Greet(Connection& connection) {
   MLCACHE_ASSIGN_OR_RETURN(const CredentialProfile credential, CredentialOf(hello, connection.peer, options_));
   MLCACHE_RETURN_IF_ERROR(CheckOptions(hello.options()));
   MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(hello.store_url(), Context(), credential));
+  feeds_.Follow(volume);
   const ring::Geometry geometry{.queue_pairs = hello.workers()};
   const uint64_t generation = ++next_generation_;
   MLCACHE_ASSIGN_OR_RETURN(std::unique_ptr<ring::DaemonChannel> channel, ring::CreateChannel(geometry, generation));
@@ -306,6 +313,7 @@ Result<std::shared_ptr<Volume>> ServerImpl::VolumeOfMount(const std::string& mou
 
 Result<std::shared_ptr<Volume>> ServerImpl::VolumeOfUrl(const std::string& url) {
   MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(url, Context()));
+  feeds_.Follow(volume);
   return volume;
 }
 

@@ -25,6 +25,7 @@ class StoreVolume final : public Volume {
   uint64_t Invalidate(const std::string& path) override;
   Result<fetch::Source> Open(const std::string& path, const store::ObjectInfo& info) override;
   store::ObjectStore& store() override { return *store_; }
+  const std::shared_ptr<store::ObjectStore>& shared_store() const { return store_; }
 
   // StoreUrl::Identity of url().
   const std::string& identity() const { return identity_; }

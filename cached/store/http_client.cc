@@ -98,6 +98,10 @@ class HttpClient::Connection {
     Set(CURLOPT_USERAGENT, "mlcache");
     if (!options.ca_bundle.empty()) Set(CURLOPT_CAINFO, options.ca_bundle.c_str());
     if (!options.use_proxy) Set(CURLOPT_NOPROXY, "*");
+    if (!options.client_certificate_file.empty()) {
+      Set(CURLOPT_SSLCERT, options.client_certificate_file.c_str());
+      Set(CURLOPT_SSLKEY, options.client_key_file.c_str());
+    }
     Set(CURLOPT_HEADERFUNCTION, &Connection::OnHeader);
     Set(CURLOPT_HEADERDATA, this);
     Set(CURLOPT_WRITEFUNCTION, &Connection::OnBody);

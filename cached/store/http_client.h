@@ -56,6 +56,9 @@ struct HttpOptions {
   std::string ca_bundle;              // a file of certificates to trust instead of the system's; empty: the system's
   bool use_proxy = true;              // false: http_proxy and its kin in the environment do not count
   std::shared_ptr<RequestGate> gate;  // what a request must pass first, shared with other clients; null: none
+  // Paths of PEM files with a client certificate for https and its key; empty: none.
+  std::string client_certificate_file;
+  std::string client_key_file;
 };
 
 class HttpClient {

@@ -13,6 +13,8 @@
 #include "cached/store/metered_store.h"
 #include "cached/store/retry_store.h"
 #include "cached/store/s3_store.h"
+#include "cached/store/seaweed_security.h"
+#include "cached/store/seaweed_store.h"
 #include "cached/store/throttle_store.h"
 #include "cached/store/window_store.h"
 #include "common/units.h"
@@ -59,8 +61,9 @@ Result<std::shared_ptr<ObjectStore>> OpenBare(const StoreUrl& url, const StoreOp
                        .instance_metadata = options.s3_instance_metadata};
     return std::make_shared<S3Store>(keyed, s3, clock);
   }
-  return Fail(Code::kUnimplemented, url.Canonical() + ": this release cannot read " + url.scheme +
-                                        ":// stores yet; use file:///DIR, or s3:// through the cluster's S3 gateway");
+  MLCACHE_ASSIGN_OR_RETURN(const SeaweedSecurity security, LoadSeaweedSecurity(options.seaweedfs_security));
+  const SeaweedFilerOptions filer{.connect_timeout = options.connect_timeout, .answer_timeout = options.stall_timeout};
+  return SeaweedStore::Open(url, security, {.http = Http(options), .filer = filer}, clock);
 }
 
 }  // namespace

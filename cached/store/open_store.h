@@ -35,6 +35,7 @@ struct StoreOptions {
   std::shared_ptr<CredentialsProvider> s3_credentials;
   ResourceOptions shared;                     // of the resources that are made where `resources` is null
   std::shared_ptr<StoreResources> resources;  // shared by all stores of a daemon; null: the store gets its own
+  std::string seaweedfs_security;             // path of a security.toml; empty: the environment alone
   std::string fault_spec;                     // for tests: the fault decorator's script; empty: no faults
 };
 

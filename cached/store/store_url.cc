@@ -14,7 +14,7 @@ namespace mlcache::store {
 namespace {
 
 constexpr std::string_view kForms =
-    "file:///DIR, s3://BUCKET/PREFIX?endpoint=https://HOST&region=NAME or seaweedfs://FILER:8888/PATH";
+    "file:///DIR, s3://BUCKET/PREFIX?endpoint=https://HOST&region=NAME or seaweedfs://FILER:8888[,FILER2:8888]/PATH";
 
 struct Scheme {
   std::string_view name;
@@ -23,7 +23,7 @@ struct Scheme {
 
 constexpr std::array<std::string_view, 6> kS3Options = {"addressing", "anonymous", "checksums",
                                                         "endpoint",   "profile",   "region"};
-constexpr std::array<std::string_view, 1> kSeaweedOptions = {"grpc"};
+constexpr std::array<std::string_view, 2> kSeaweedOptions = {"access", "grpc"};
 constexpr std::array<Scheme, 3> kSchemes = {{{"file", {}}, {"s3", kS3Options}, {"seaweedfs", kSeaweedOptions}}};
 
 constexpr std::array<std::string_view, 2> kRateOptions = {"max_bytes_per_second", "max_requests_per_second"};
@@ -155,6 +155,43 @@ Why CheckS3(StoreUrl& url) {
   return {};
 }
 
+// "filer1:8888,filer2:8888", each once, with its port.
+Why CheckFilers(StoreUrl& url) {
+  constexpr std::string_view kDefaultPort = ":8888";
+  constexpr int kGrpcOffset = 10'000;
+  constexpr int kMostPort = 65'535;
+  const bool has_grpc = url.options.contains("grpc");
+  std::vector<std::string> filers;
+  const std::string text = Lower(url.authority);
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    std::string filer = text.substr(begin, end - begin);
+    begin = end + 1;
+    if (!IsHostPort(filer)) return "a filer is missing or not HOST:PORT: write seaweedfs://FILER:8888/PATH";
+    const size_t colon = filer.rfind(':');
+    if (colon == std::string::npos || filer.ends_with(']')) {
+      filer += kDefaultPort;
+    } else if (const int port = std::stoi(filer.substr(colon + 1)); port == 0 || port > kMostPort) {
+      return "'" + filer + "': a port is a number up to 65535";
+    } else if (!has_grpc && port + kGrpcOffset > kMostPort) {
+      return "'" + filer + "': gRPC is at the HTTP port + 10000, which is no port: say where with ?grpc=PORT";
+    }
+    if (std::ranges::find(filers, filer) == filers.end()) filers.push_back(std::move(filer));
+  }
+  url.authority.clear();
+  for (const std::string& filer : filers) url.authority.append(url.authority.empty() ? "" : ",").append(filer);
+  if (has_grpc) {
+    const std::string& grpc = url.options["grpc"];
+    const int port = IsPort(grpc) ? std::stoi(grpc) : 0;
+    if (port == 0 || port > kMostPort) return "grpc must be a port number";
+  }
+  if (const auto access = url.options.find("access"); access != url.options.end()) {
+    const std::string& way = access->second;
+    if (way != "direct" && way != "public" && way != "filer") return "access must be direct, public or filer";
+  }
+  return {};
+}
+
 Why CheckAuthority(StoreUrl& url) {
   if (url.scheme == "s3") return CheckS3(url);
   if (url.scheme == "file") {
@@ -162,12 +199,7 @@ Why CheckAuthority(StoreUrl& url) {
     if (!url.authority.empty()) return "the directory must be absolute: write file:///DIR, with three slashes";
     return {};
   }
-  url.authority = Lower(url.authority);
-  if (!IsHostPort(url.authority)) return "the filer is missing or not HOST:PORT: write seaweedfs://FILER:8888/PATH";
-  if (auto grpc = url.options.find("grpc"); grpc != url.options.end() && !IsPort(grpc->second)) {
-    return "grpc must be a port number";
-  }
-  return {};
+  return CheckFilers(url);
 }
 
 Why Parse(std::string_view text, StoreUrl& url) {
@@ -230,7 +262,19 @@ Result<StoreUrl> ParseStoreUrl(std::string_view url) {
 
 std::string StoreUrl::Identity() const {
   if (scheme == "file") return "file://";
-  if (scheme != "s3") return scheme + "://" + authority;
+  if (scheme == "seaweedfs") {
+    // In whatever order the filers are named, it is the same cluster.
+    std::vector<std::string> filers;
+    for (size_t begin = 0; begin <= authority.size();) {
+      const size_t end = std::min(authority.find(',', begin), authority.size());
+      filers.push_back(authority.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    std::ranges::sort(filers);
+    std::string identity = "seaweedfs://";
+    for (const std::string& filer : filers) identity.append(identity.ends_with('/') ? "" : ",").append(filer);
+    return identity;
+  }
   // Without an endpoint it is AWS, where bucket names are unique over all regions.
   const auto endpoint = options.find("endpoint");
   std::string identity = "s3://" + authority + "@" + (endpoint == options.end() ? "amazonaws.com" : endpoint->second);

@@ -12,7 +12,7 @@ namespace mlcache::store {
 
 struct StoreUrl {
   std::string scheme;                          // "file", "s3", "seaweedfs"
-  std::string authority;                       // bucket or host:port; empty for file
+  std::string authority;                       // bucket, or "host:port[,host:port…]" of filers; empty for file
   std::string path;                            // decoded, no leading or trailing slash; the prefix within the store
   std::map<std::string, std::string> options;  // of the query, decoded
   std::string credential;                      // the daemon's profile that a mount asked for; no part of the text

@@ -28,14 +28,18 @@ class ScriptedHttpServer {
   // Gets the head of a request ("GET /path HTTP/1.1\r\n…") with its body behind it; runs on a connection's thread.
   using Handler = std::function<Reply(const std::string& head)>;
 
-  explicit ScriptedHttpServer(Handler handler)
+  // Port 0: any free one.
+  explicit ScriptedHttpServer(Handler handler, uint16_t port = 0)
       : handler_(std::move(handler)), listener_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in address{.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+    sockaddr_in address{.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+    const int on = 1;
+    setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     socklen_t size = sizeof(address);
     auto* generic = reinterpret_cast<sockaddr*>(&address);
     bool sound = bind(listener_.get(), generic, size) == 0 && listen(listener_.get(), 64) == 0;
     sound = sound && getsockname(listener_.get(), generic, &size) == 0;
     if (!sound) std::abort();
+    port_ = ntohs(address.sin_port);
     endpoint_ = "http://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
     acceptor_ = std::jthread([this] { Accept(); });
   }
@@ -53,6 +57,7 @@ class ScriptedHttpServer {
   }
 
   const std::string& endpoint() const { return endpoint_; }
+  uint16_t port() const { return port_; }
   std::vector<std::string> requests() const {
     const std::lock_guard lock(mutex_);
     return requests_;
@@ -145,6 +150,7 @@ class ScriptedHttpServer {
   const Handler handler_;
   const UniqueFd listener_;
   std::string endpoint_;
+  uint16_t port_ = 0;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable changed_;

@@ -12,9 +12,13 @@
 
 #include "cached/metrics/metrics.h"
 #include "cached/store/file_store.h"
+#include "cached/store/percent.h"
 #include "cached/store/s3_store.h"
+#include "cached/store/seaweed_store.h"
 #include "common/clock.h"
 #include "tests/fakes/fake_object_store.h"
+#include "tests/fakes/fake_seaweed.h"
+#include "tests/store/filer_http.h"
 #include "tests/store/s3_server.h"
 
 namespace mlcache::store {
@@ -104,6 +108,58 @@ class S3rverBackend : public S3Backend {
   bool can_read(uint64_t offset, uint64_t length) const override { return offset + length > 1; }
 };
 
+std::shared_ptr<SeaweedStore> OpenSeaweed(const std::string& filer, uint32_t page_entries) {
+  const StoreUrl url{.scheme = "seaweedfs", .authority = filer, .path = "root dir"};
+  Result<std::shared_ptr<SeaweedStore>> store =
+      SeaweedStore::Open(url, SeaweedSecurity{}, {.page_entries = page_entries}, SystemClock());
+  CHECK(store) << store.error();
+  return *std::move(store);
+}
+
+class SeaweedBackend : public Backend {
+ public:
+  SeaweedBackend() : store_(OpenSeaweed(cluster_.filer(), 500)) {
+    cluster_.Put("/outside", "not to be seen");
+    cluster_.PutDirectory("/root dir");
+  }
+  ObjectStore& store() override { return *store_; }
+  void Put(const std::string& path, const std::string& bytes) override { cluster_.Put("/root dir/" + path, bytes); }
+  void Remove(const std::string& path) override { cluster_.Remove("/root dir/" + path); }
+  void PutDirectory(const std::string& path) override { cluster_.PutDirectory("/root dir/" + path); }
+  size_t many_entries() const override { return 1100; }
+  bool can_name(std::string_view /*name*/) const override { return true; }
+  bool has_change_feed() const override { return true; }
+
+ private:
+  testing::FakeSeaweed cluster_;
+  std::shared_ptr<SeaweedStore> store_;
+};
+
+class RealSeaweedBackend : public Backend {
+ public:
+  RealSeaweedBackend() : filer_(std::getenv("MLCACHE_TEST_SEAWEEDFS")), store_(OpenSeaweed(Address(), 500)) {
+    filer_.Delete("/root dir");
+    filer_.Put("/outside", "not to be seen");
+    filer_.Put("/root dir/", "");
+  }
+  ~RealSeaweedBackend() override { filer_.Delete("/root dir"); }
+  ObjectStore& store() override { return *store_; }
+  void Put(const std::string& path, const std::string& bytes) override { filer_.Put("/root dir/" + path, bytes); }
+  void Remove(const std::string& path) override { filer_.Delete("/root dir/" + path); }
+  void PutDirectory(const std::string& path) override { filer_.Put("/root dir/" + path + "/", ""); }
+  size_t many_entries() const override { return 1100; }
+  // Go's HTTP server cleans such paths; a mount of SeaweedFS could make the names.
+  bool can_name(std::string_view name) const override { return name != "..."; }
+  bool has_change_feed() const override { return true; }
+  bool keeps_old_versions() const override { return true; }
+
+ private:
+  static std::string Address() { return std::getenv("MLCACHE_TEST_SEAWEEDFS"); }
+
+  testing::FilerHttp filer_;
+  std::shared_ptr<SeaweedStore> store_;
+};
+
 }  // namespace
 
 TempDir::TempDir() {
@@ -128,5 +184,8 @@ std::unique_ptr<Backend> MakeS3rverBackend() {
   static S3Server server(S3Server::Kind::kS3rver);
   return std::make_unique<S3rverBackend>(server);
 }
+std::unique_ptr<Backend> MakeSeaweedBackend() { return std::make_unique<SeaweedBackend>(); }
+std::unique_ptr<Backend> MakeRealSeaweedBackend() { return std::make_unique<RealSeaweedBackend>(); }
+bool HasRealSeaweed() { return std::getenv("MLCACHE_TEST_SEAWEEDFS") != nullptr; }
 
 }  // namespace mlcache::store

@@ -25,6 +25,9 @@ class Backend {
   virtual bool can_name(std::string_view name) const = 0;
   // False for a range that the server behind it answers wrongly.
   virtual bool can_read(uint64_t /*offset*/, uint64_t /*length*/) const { return true; }
+  virtual bool has_change_feed() const { return false; }
+  // Whether the bytes of a replaced or removed object can still be read through an old ObjectRef.
+  virtual bool keeps_old_versions() const { return false; }
 };
 
 // A directory that goes with the object. `Path()` is free of symbolic links.
@@ -48,6 +51,13 @@ std::unique_ptr<Backend> MakeS3Backend();
 
 // Over s3rver, which is another implementation in another language; started once for the whole program.
 std::unique_ptr<Backend> MakeS3rverBackend();
+
+// Over the fake cluster.
+std::unique_ptr<Backend> MakeSeaweedBackend();
+
+// Over the real filer at MLCACHE_TEST_SEAWEEDFS ("HOST:PORT"), where one is named.
+std::unique_ptr<Backend> MakeRealSeaweedBackend();
+bool HasRealSeaweed();
 
 struct BackendKind {
   std::string name;

@@ -48,6 +48,9 @@ TEST(StoreUrl, SeaweedUrls) {
   EXPECT_EQ(url.authority, "filer.local:8888");
   EXPECT_EQ(url.Identity(), "seaweedfs://filer.local:8888");
   EXPECT_EQ(url.Canonical(), "seaweedfs://filer.local:8888/buckets/x?grpc=18888");
+  EXPECT_EQ(Parsed("seaweedfs://h/p").authority, "h:8888");
+  EXPECT_EQ(Parsed("seaweedfs://[::1]/p").authority, "[::1]:8888");
+  EXPECT_EQ(Parsed("seaweedfs://B:1,a,b:1/p?access=filer").Canonical(), "seaweedfs://b:1,a:8888/p?access=filer");
 }
 
 TEST(StoreUrl, OneNamespaceHasOneIdentity) {
@@ -60,6 +63,8 @@ TEST(StoreUrl, OneNamespaceHasOneIdentity) {
   EXPECT_NE(Parsed("s3://b?profile=p").Identity(), Parsed("s3://b").Identity());
   EXPECT_NE(Parsed("s3://b?endpoint=http://h").Identity(), Parsed("s3://b?endpoint=http://g").Identity());
   EXPECT_EQ(Parsed("file:///a").Identity(), Parsed("file:///b/c").Identity());
+  EXPECT_EQ(Parsed("seaweedfs://a,b:8888/x").Identity(), Parsed("seaweedfs://b,a/y?access=public").Identity());
+  EXPECT_NE(Parsed("seaweedfs://a/x").Identity(), Parsed("seaweedfs://b/x").Identity());
 }
 
 TEST(StoreUrl, ACanonicalUrlParsesToItself) {
@@ -110,7 +115,12 @@ TEST(StoreUrl, RefusalsSayWhatIsWrong) {
            {"s3://b?endpoint=http://h:x", "without a path"},
            {"seaweedfs:///p", "filer is missing"},
            {"seaweedfs://h:99999999/p", "filer"},
-           {"seaweedfs://h/p?grpc=x", "port number"}}) {
+           {"seaweedfs://h,,i/p", "filer is missing"},
+            {"seaweedfs://h:70000/p", "up to 65535"},
+            {"seaweedfs://h:60000/p", "?grpc=PORT"},
+            {"seaweedfs://h/p?access=magic", "direct, public or filer"},
+            {"seaweedfs://h/p?grpc=0", "port number"},
+            {"seaweedfs://h/p?grpc=x", "port number"}}) {
     const Result<StoreUrl> url = ParseStoreUrl(c.url);
     ASSERT_FALSE(url) << c.url;
     EXPECT_EQ(url.error().code(), Code::kInvalidArgument);
