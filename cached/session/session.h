@@ -38,9 +38,10 @@ struct SessionParts {
 
 class Session {
  public:
-  // `describe` gives what .mlcache/stats shows. `outstanding_limit`: how many requests the shim may have unanswered.
+  // `reader` is who reads, to the eviction policy. `describe` gives what .mlcache/stats shows. `outstanding_limit`: how many requests the shim may have unanswered.
   Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
-          uint64_t generation, size_t outstanding_limit, std::string job, std::function<std::string()> describe);
+          uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
+          std::function<std::string()> describe);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session();
@@ -118,6 +119,7 @@ class Session {
   const std::unique_ptr<ring::DaemonChannel> channel_;
   const size_t outstanding_limit_;
   const std::string job_;
+  const uint64_t reader_;
   const std::function<std::string()> describe_;
   const UniqueFd wake_;  // eventfd, written to wake the pump
   OpenFiles files_;

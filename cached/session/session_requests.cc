@@ -129,6 +129,9 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
 
 uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
   source.hints.job = job_;
+  source.hints.reader = reader_;
+  // What the kernel keeps of the file is read without a word to the daemon: the open has to count.
+  source.object->Touch({}, source.hints);
   return files_.Add(std::make_shared<OpenFile>(node, std::move(source), parts_.fetcher, parts_.metrics, job_));
 }
 
@@ -290,6 +293,7 @@ void Session::ReadBySource(const RequestPtr& request, Result<fetch::Source> sour
     return;
   }
   source->hints.job = job_;
+  source->hints.reader = reader_;
   const uint64_t node = request->submission.node;
   StartRead(request, files_.KeepByNode(
                          std::make_shared<OpenFile>(node, *std::move(source), parts_.fetcher, parts_.metrics, job_)));
