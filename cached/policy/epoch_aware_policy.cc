@@ -7,6 +7,7 @@ namespace mlcache::policy {
 namespace {
 
 constexpr size_t kMaxGroups = 4096;
+constexpr uint32_t kFailures = 4;     // windows in a row that were no epoch: it reads in another way
 constexpr double kHigher = 1 + 1e-9;  // equal but for rounding is equal: what is there stays
 
 }  // namespace
@@ -379,7 +380,7 @@ EpochAwarePolicy::Verdict EpochAwarePolicy::VerdictOf(uint64_t dataset) const {
     const EpochStreams::Stream& stream = streams_.stream(i);
     if (stream.key == 0 || stream.dataset != dataset) continue;
     verdict.epochs = verdict.epochs || stream.mode == EpochStreams::Mode::kEpoch;
-    verdict.no_epochs = verdict.no_epochs || stream.mode == EpochStreams::Mode::kFrequency;
+    verdict.no_epochs = verdict.no_epochs || stream.failures >= kFailures;
   }
   return verdict;
 }

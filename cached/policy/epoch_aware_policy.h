@@ -35,6 +35,9 @@ class EpochAwarePolicy final : public EvictionPolicy {
   std::vector<EvictionUnit> ChooseVictims(uint64_t bytes) override;
   uint64_t Tracked(const EvictionUnit& unit) const override;
 
+  // Brings what HazardOf tells up to date; ChooseVictims does it by itself.
+  void Refresh();
+
   // How a dataset is read: whether one of its readers is in epochs, or in none after all.
   struct Verdict {
     bool epochs = false;
@@ -88,7 +91,6 @@ class EpochAwarePolicy final : public EvictionPolicy {
   void MergeChunks(const EvictionUnit& whole, uint64_t bytes);
   template <typename Wanted, typename Change>
   void Walk(Wanted wanted, Change change);
-  void Refresh();
   void Settle();
   Index FifoFront();
   Index Cheapest() const;

@@ -123,7 +123,7 @@ EpochStreams::Event EpochStreams::Read(int index, uint32_t item, Marks& marks, u
   const bool member = (marks.member & BitOf(index)) != 0;
   const bool reread = member && !Unread(index, marks);
   // A file that is opened twice, read piece by piece, or by all ranks of a job within seconds is read once.
-  const auto near = static_cast<uint32_t>(std::clamp(0.01 * stream.members, 16.0, 1e6));
+  const auto near = static_cast<uint32_t>(std::clamp(0.02 * stream.members, std::clamp(stream.members / 4, 16.0, 64.0), 1e6));
   if (reread && Now() - last_read <= near) return Event::kNone;
   ++now_;
   stream.rate = RateOf(stream) + 1 / Horizon();
@@ -134,8 +134,8 @@ EpochStreams::Event EpochStreams::Read(int index, uint32_t item, Marks& marks, u
       if ((marks.member & BitOf(i)) != 0) ++stream.known_to[i];
     }
   }
-  if (stream.mode == Mode::kFrequency && marks.frequency < kMaxFrequency) {
-    // Counts 2^frequency reads on average (Morris).
+  if (stream.mode == Mode::kFrequency && reread && marks.frequency < kMaxFrequency) {
+    // Counts 2^frequency rereads on average (Morris). First reads of a window say nothing: there are as many in epochs.
     seed_ = seed_ * 6364136223846793005ULL + 1442695040888963407ULL;
     if (((seed_ >> 33) & ((1ULL << marks.frequency) - 1)) == 0) {
       for (int i = 0; i < kMaxStreams; ++i) {
@@ -187,6 +187,7 @@ EpochStreams::Event EpochStreams::Turn(int index, bool completed) {
   Stream& stream = streams_[index];
   stream.mode = completed ? Mode::kEpoch : Mode::kFrequency;
   stream.epochs += completed ? 1 : 0;
+  stream.failures = completed ? 0 : stream.failures + 1;
   stream.parity = !stream.parity;
   stream.left = stream.members;
   // Where rereads are many among the reads since the first of them, all of those belong to what begins now.

@@ -57,6 +57,7 @@ class EpochStreams {
     uint64_t rate_at = 0;
     uint64_t reads = 0;  // in this window: distinct ones
     uint64_t epochs = 0;
+    uint32_t failures = 0;  // restarts in a row
     std::vector<uint32_t> rereads;                    // items, in this window
     std::vector<uint32_t> novel;                      // first reads since the first of these
     std::array<uint16_t, kMaxStreams> known_to = {};  // first reads of what was another stream's already

@@ -126,8 +126,8 @@ void PolicyChooser::Judge(uint64_t id, Dataset& dataset) {
   }
   SimulatedCache& now = *ghosts.caches[dataset.mode];
   SimulatedCache& other = *ghosts.caches[1 - dataset.mode];
-  // Long enough to see the set more than once, whatever its size beside the cache.
-  const uint64_t window = std::max<uint64_t>(256, 2 * ghosts.seen.size());
+  // Long enough to see the whole set, whatever its size beside the cache.
+  const uint64_t window = std::max<uint64_t>(256, ghosts.seen.size());
   if (now.reads() < window) return;
   ghosts.judged = true;
   ghosts.leads = other.HitRate() > now.HitRate() + kLead ? ghosts.leads + 1 : 0;
