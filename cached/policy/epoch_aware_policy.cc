@@ -7,6 +7,7 @@ namespace mlcache::policy {
 namespace {
 
 constexpr size_t kMaxGroups = 4096;
+constexpr uint64_t kFewUnits = 8;
 constexpr uint32_t kFailures = 4;     // windows in a row that were no epoch: it reads in another way
 constexpr double kHigher = 1 + 1e-9;  // equal but for rounding is equal: what is there stays
 
@@ -26,7 +27,10 @@ void EpochAwarePolicy::SetBytes(Item& item, uint64_t bytes) {
 }
 
 uint64_t EpochAwarePolicy::FifoTarget() const {
-  return static_cast<uint64_t>(options_.fifo_share * static_cast<double>(full_bytes_));
+  // In a small cache that would be a handful, and gone before a second open of the same file.
+  const uint64_t few = kFewUnits * (fifo_bytes_ + main_bytes_) / std::max<uint64_t>(1, fifo_units_ + main_units_);
+  return std::max(static_cast<uint64_t>(options_.fifo_share * static_cast<double>(full_bytes_)),
+                  std::min(few, full_bytes_ / 10));
 }
 
 EpochAwarePolicy::Units::List& EpochAwarePolicy::ListOf(const Item& item) {

@@ -13,6 +13,7 @@ constexpr double kLearningWeight = 0.25; // of what was read once and perhaps ne
 constexpr double kMinorWeight = 0.25;
 constexpr uint64_t kAdoptAfter = 64;     // first reads
 constexpr double kAdoptShare = 0.6;      // of them known to the other
+constexpr uint32_t kForgetEvery = 8;
 constexpr size_t kMaxReaders = 4096;
 
 double WeightOf(const Marks& marks) { return 1.0 / (1 << marks.doubt); }
@@ -179,11 +180,12 @@ EpochStreams::Event EpochStreams::Judge(int index) {
   // Where every member was read, the first reread says that the next epoch has begun; the more are left, the more it
   // takes.
   if (run < (covered ? std::max(1.0, enough * std::max(stream.left, 0.0) / allowed) : enough)) return Event::kNone;
-  if (stream.mode == Mode::kLearning) return Turn(index, static_cast<double>(stream.novel.size()) <= 0.25 * run);
-  return Turn(index, covered);
+  // Rereads without first reads between them: everything was read, as far as the reader goes.
+  const bool turned = static_cast<double>(stream.novel.size()) <= 0.25 * run;
+  return Turn(index, stream.mode == Mode::kLearning ? turned : covered, turned);
 }
 
-EpochStreams::Event EpochStreams::Turn(int index, bool completed) {
+EpochStreams::Event EpochStreams::Turn(int index, bool completed, bool turned) {
   Stream& stream = streams_[index];
   stream.mode = completed ? Mode::kEpoch : Mode::kFrequency;
   stream.epochs += completed ? 1 : 0;
@@ -197,7 +199,8 @@ EpochStreams::Event EpochStreams::Turn(int index, bool completed) {
   stream.novel.clear();
   stream.reads = stream.rereads.size();
   stream.may_adopt = false;
-  return completed ? Event::kBoundary : Event::kRestart;
+  // Membership ends as well of what a reader leaves out for good, and of what is not read in many windows.
+  return completed || turned || stream.failures % kForgetEvery == 0 ? Event::kBoundary : Event::kRestart;
 }
 
 void EpochStreams::Skip(int index, Marks& marks) const {

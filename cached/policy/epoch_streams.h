@@ -40,7 +40,7 @@ class EpochStreams {
   // What a read led to. The caller, who has the items, then does what is said there.
   enum class Event : uint8_t {
     kNone,
-    kBoundary,  // an epoch was completed: call Miss for each member not read in it, then MarkReread for `rereads`
+    kBoundary,  // an epoch ended: call Miss for each member not read in it, then MarkReread for TakeRereads()
     kRestart,   // the reads of the stream begin anew: as kBoundary, but with Skip
     kAdopt,     // it reads another stream's members (`adopted`): call Adopt for each of those
   };
@@ -106,7 +106,7 @@ class EpochStreams {
   int Take(uint64_t key, const cache::AccessHints& hints, Slot& slot);
   void FirstRead(int index, Marks& marks);
   Event Judge(int index);
-  Event Turn(int index, bool completed);
+  Event Turn(int index, bool completed, bool turned);
   double Horizon() const;  // reads over which rates are averaged
 
   std::array<Stream, kMaxStreams> streams_;

@@ -9,6 +9,7 @@ constexpr size_t kMaxDatasets = 16;
 constexpr size_t kMaxSampled = 2048;
 constexpr double kLead = 0.02;
 constexpr uint32_t kLeadsToSwitch = 2;
+constexpr uint64_t kRepeatTouches = 32;
 constexpr size_t kMarginUnits = 1024;
 constexpr double kMarginReads = 16'384;  // over which a margin is averaged, times the units it holds
 
@@ -32,10 +33,10 @@ PolicyChooser::Mode PolicyChooser::ModeOf(uint64_t dataset) const {
 
 bool PolicyChooser::IsRepeat(const EvictionUnit& unit, const AccessHints& hints) {
   const uint64_t name = MixedHash(unit) ^ (hints.reader * 0x9E3779B97F4A7C15ULL);
-  uint64_t& place = recent_[name % recent_.size()];
-  if (place == name) return true;
-  place = name;
-  return false;
+  Recent& place = recent_[name % recent_.size()];
+  const bool repeat = place.name == name && touches_ - place.touch < kRepeatTouches;
+  place = {.name = name, .touch = ++touches_};
+  return repeat;
 }
 
 void PolicyChooser::Touch(const EvictionUnit& unit, const AccessHints& hints) {

@@ -76,7 +76,13 @@ class PolicyChooser final : public EvictionPolicy {
   S3FifoPolicy recency_;
   std::unordered_map<uint64_t, Dataset> datasets_;
   std::array<Margin, kModes> margins_;
-  std::array<uint64_t, 256> recent_ = {};  // reads, by hash: pieces of one read of a file are one
+  // Pieces of one read of a file are one.
+  struct Recent {
+    uint64_t name = 0;
+    uint64_t touch = 0;
+  };
+  std::array<Recent, 256> recent_;  // by hash
+  uint64_t touches_ = 0;
   uint64_t reads_ = 0;
   uint64_t tracked_units_ = 0;
   uint64_t tracked_bytes_ = 0;  // of all that came: for their mean size
