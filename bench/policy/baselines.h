@@ -57,7 +57,7 @@ class SievePolicy final : public cache::EvictionPolicy {
   };
   using Units = policy::UnitTable<Item>;
   Units units_;
-  Units::List order_;               // oldest first
+  Units::List order_;                 // oldest first
   Units::Index hand_ = Units::kNone;  // the next to be looked at
 };
 

@@ -1,7 +1,9 @@
 // Byte hit rates of eviction policies over made-up and recorded traces: the same classes that the daemon runs, against
 // textbook policies, the clairvoyant bound and the closed forms. With --json one object a line, which plot.py draws.
 #include <gflags/gflags.h>
+#include <malloc.h>
 
+#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -15,6 +17,8 @@ DEFINE_uint32(epochs, 10, "Epochs of each job in the table of equal jobs");
 DEFINE_uint64(seed, 1, "Of the made-up traces");
 DEFINE_double(warm, 0.3, "Part of a trace that is not counted");
 DEFINE_string(trace, "", "A recorded trace instead: READER FOLDER ITEM BYTES a line");
+DEFINE_bool(cost, false,
+            "Print bytes an object and ns a read of each policy of the daemon instead, at a million objects");
 DEFINE_bool(json, false, "Print JSON lines");
 
 namespace mlcache::bench {
@@ -49,7 +53,40 @@ void PrintClosedForms() {
   }
 }
 
+// Two epochs of two readers over a million objects, half of which fit.
+void PrintCosts() {
+  constexpr uint32_t kObjects = 1'000'000;
+  const Trace trace = EpochTrace(2, kObjects, 2, FLAGS_seed);
+  std::vector<cache::EvictionUnit> units;
+  for (uint32_t item = 0; item < kObjects; ++item) units.push_back(UnitOf(item));
+  std::printf("%-10s %16s %16s %10s\n", "policy", "bytes a kept", "bytes a known", "ns a read");
+  for (const char* name : {"lru", "s3fifo", "pinned", "epoch", "auto"}) {
+    const auto policy = MakeByName(name, uint64_t{kObjects} / 2, trace);
+    const size_t before = mallinfo2().uordblks + mallinfo2().hblkhd;
+    const auto start = std::chrono::steady_clock::now();
+    uint64_t kept = 0;
+    for (const Read& read : trace.reads) {
+      const cache::EvictionUnit& unit = units[read.item];
+      const cache::AccessHints hints = HintsOf(read);
+      policy->Touch(unit, hints);
+      if (policy->Tracked(unit) > 0) continue;
+      if (kept == kObjects / 2) kept -= policy->ChooseVictims(1).size();
+      policy->Track(unit, 1, hints);
+      ++kept;
+    }
+    const auto time = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+    const auto bytes = static_cast<double>(mallinfo2().uordblks + mallinfo2().hblkhd - before);
+    std::printf("%-10s %16.1f %16.1f %10.0f\n", name, bytes / static_cast<double>(kept), bytes / kObjects,
+                time / static_cast<double>(trace.reads.size()));
+    std::fflush(stdout);
+  }
+}
+
 int Run() {
+  if (FLAGS_cost) {
+    PrintCosts();
+    return 0;
+  }
   if (!FLAGS_trace.empty()) {
     const auto trace = LoadTrace(FLAGS_trace);
     if (!trace.has_value()) {

@@ -122,21 +122,28 @@ std::vector<Trace> HardTraces(uint32_t items, uint64_t seed) {
                                 {.first = n / 4, .count = n / 4},
                                 {.first = half, .count = n / 4},
                                 {.first = half + n / 4, .count = n / 4}});
-  add("replacement", {{.count = n, .sampling = Sampling::kReplacement}, {.count = n, .sampling = Sampling::kReplacement}});
+  add("replacement",
+      {{.count = n, .sampling = Sampling::kReplacement}, {.count = n, .sampling = Sampling::kReplacement}});
   add("weighted (Zipf)", {{.count = n, .sampling = Sampling::kZipf}});
   add("truncated epochs", {{.count = n, .sampling = Sampling::kTruncated}});
   add("interleaved validation", {{.count = n - n / 10, .rate = 5, .folder = 1, .reader = 1},
                                  {.first = n - n / 10, .count = n / 10, .rate = 1, .folder = 2, .reader = 1}});
   add("double open", {{.count = n, .repeat = 2}});
   add("8 tensor-parallel ranks", {{.count = n, .repeat = 8}});
-  add("restart mid-epoch", {{.count = n, .stop = .6, .reader = 1, .phase = 0}, {.count = n, .start = .6, .reader = 1, .phase = 0}});
-  add("sweep in one mount", {{.count = n, .rate = 4, .reader = 1},
-                             {.count = n, .rate = 4, .start = .5, .stop = .9, .sampling = Sampling::kOnce, .reader = 1}});
+  add("restart mid-epoch",
+      {{.count = n, .stop = .6, .reader = 1, .phase = 0}, {.count = n, .start = .6, .reader = 1, .phase = 0}});
+  add("sweep in one mount",
+      {{.count = n, .rate = 4, .reader = 1},
+       {.count = n, .rate = 4, .start = .5, .stop = .9, .sampling = Sampling::kOnce, .reader = 1}});
   add("2 train, serve, scan", {{.count = half},
                                {.count = half},
                                {.first = half, .count = n / 4, .rate = 1, .sampling = Sampling::kZipf, .folder = 3},
-                               {.first = half + n / 4, .count = n - half - n / 4, .rate = .3, .start = .2,
-                                .sampling = Sampling::kOnce, .folder = 4}});
+                               {.first = half + n / 4,
+                                .count = n - half - n / 4,
+                                .rate = .3,
+                                .start = .2,
+                                .sampling = Sampling::kOnce,
+                                .folder = 4}});
   return traces;
 }
 

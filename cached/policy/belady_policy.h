@@ -1,5 +1,5 @@
-// Where readers declare what they will read next: keeps what is needed soonest over all of them (Belady), with bypass. A
-// reader without a plan counts by the hazards that EpochAwarePolicy learns of it. Pure; the caller serialises.
+// Where readers declare what they will read next: keeps what is needed soonest over all of them (Belady), with bypass.
+// A reader without a plan counts by the hazards that EpochAwarePolicy learns of it. Pure; the caller serialises.
 //
 // A planned use at distance d of a reader that makes the share r of all reads weighs r / d, so that plans of readers of
 // different speeds, and hazards, compare. The victim is the least of a sample of 64 (of thousands: within 1 % of the

@@ -276,8 +276,8 @@ void EpochAwarePolicy::Track(const EvictionUnit& unit, uint64_t bytes, const Acc
   } else {
     SetBytes(item, bytes);
     Marks marks = item.marks;
-    marks.minor = hints.object_class == cache::ObjectClass::kOneOff ||
-                  hints.object_class == cache::ObjectClass::kCheckpoint;
+    marks.minor =
+        hints.object_class == cache::ObjectClass::kOneOff || hints.object_class == cache::ObjectClass::kCheckpoint;
     marks.history = marks.history || marks.member == 0;
     SetMarks(index, marks);
     SetPlace(index, Place::kFifo);

@@ -6,13 +6,13 @@
 namespace mlcache::policy {
 namespace {
 
-constexpr double kCoverage = 0.8;        // of the members read: from here on a run of rereads is a boundary
-constexpr double kRereads = 0.05;        // of the members read again: what a run is
-constexpr double kLeftFloor = 0.02;      // of the members: the last few of an epoch are not the only ones worth keeping
-constexpr double kLearningWeight = 0.25; // of what was read once and perhaps never again
+constexpr double kCoverage = 0.8;    // of the members read: from here on a run of rereads is a boundary
+constexpr double kRereads = 0.05;    // of the members read again: what a run is
+constexpr double kLeftFloor = 0.02;  // of the members: the last few of an epoch are not the only ones worth keeping
+constexpr double kLearningWeight = 0.25;  // of what was read once and perhaps never again
 constexpr double kMinorWeight = 0.25;
-constexpr uint64_t kAdoptAfter = 64;     // first reads
-constexpr double kAdoptShare = 0.6;      // of them known to the other
+constexpr uint64_t kAdoptAfter = 64;  // first reads
+constexpr double kAdoptShare = 0.6;   // of them known to the other
 constexpr uint32_t kForgetEvery = 8;
 constexpr size_t kMaxReaders = 4096;
 
@@ -124,7 +124,8 @@ EpochStreams::Event EpochStreams::Read(int index, uint32_t item, Marks& marks, u
   const bool member = (marks.member & BitOf(index)) != 0;
   const bool reread = member && !Unread(index, marks);
   // A file that is opened twice, read piece by piece, or by all ranks of a job within seconds is read once.
-  const auto near = static_cast<uint32_t>(std::clamp(0.02 * stream.members, std::clamp(stream.members / 4, 16.0, 64.0), 1e6));
+  const auto near =
+      static_cast<uint32_t>(std::clamp(0.02 * stream.members, std::clamp(stream.members / 4, 16.0, 64.0), 1e6));
   if (reread && Now() - last_read <= near) return Event::kNone;
   ++now_;
   stream.rate = RateOf(stream) + 1 / Horizon();

@@ -4,9 +4,9 @@
 // once. Per member and stream one bit tells the parity of the epoch in which it was last read, so a boundary flips one
 // bit of the stream and touches no member that was read. Thread-compatible; no clock: time is counted in reads.
 //
-// What a member's *hazard* (chance to be read by the next read) is under a stream of rate r with N members and `left` of
-// them unread: r / left while unread, r / (left + N / 2) once read. Where a stream's reads turn out not to be epochs it
-// falls back to counted frequency, and while it is still in its first pass every member has the same small hazard.
+// What a member's *hazard* (chance to be read by the next read) is under a stream of rate r with N members and `left`
+// of them unread: r / left while unread, r / (left + N / 2) once read. Where a stream's reads turn out not to be epochs
+// it falls back to counted frequency, and while it is still in its first pass every member has the same small hazard.
 #pragma once
 
 #include <array>
@@ -57,7 +57,7 @@ class EpochStreams {
     uint64_t rate_at = 0;
     uint64_t reads = 0;  // in this window: distinct ones
     uint64_t epochs = 0;
-    uint32_t failures = 0;  // restarts in a row
+    uint32_t failures = 0;                            // restarts in a row
     std::vector<uint32_t> rereads;                    // items, in this window
     std::vector<uint32_t> novel;                      // first reads since the first of these
     std::array<uint16_t, kMaxStreams> known_to = {};  // first reads of what was another stream's already

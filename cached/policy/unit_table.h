@@ -55,8 +55,11 @@ class UnitTable {
     } else {
       free_ = nodes_[index].next;
     }
-    nodes_[index] = {
-        .object = unit.object, .chunk = static_cast<int32_t>(unit.chunk), .previous = kNone, .next = kNone, .payload = {}};
+    nodes_[index] = {.object = unit.object,
+                     .chunk = static_cast<int32_t>(unit.chunk),
+                     .previous = kNone,
+                     .next = kNone,
+                     .payload = {}};
     Place(index);
     ++size_;
     return index;

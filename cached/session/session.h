@@ -38,7 +38,8 @@ struct SessionParts {
 
 class Session {
  public:
-  // `reader` is who reads, to the eviction policy. `describe` gives what .mlcache/stats shows. `outstanding_limit`: how many requests the shim may have unanswered.
+  // `reader` is who reads, to the eviction policy. `describe` gives what .mlcache/stats shows. `outstanding_limit`: how
+  // many requests the shim may have unanswered.
   Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
           uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
           std::function<std::string()> describe);

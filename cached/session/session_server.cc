@@ -225,10 +225,10 @@ Status ServerImpl::Greet(Connection& connection) {
                            .lane_width = lane_width_};
   const View view = ViewOf(hello.options(), options_.volume);
   ring::DaemonChannel& sent = *channel;
-  auto session =
-      std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
-                                std::move(channel), generation, size_t{geometry.queue_pairs} * geometry.queue_depth,
-                                hello.options().job(), ReaderOf(hello), [this, &connection] { return Describe(connection); });
+  auto session = std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
+                                           std::move(channel), generation,
+                                           size_t{geometry.queue_pairs} * geometry.queue_depth, hello.options().job(),
+                                           ReaderOf(hello), [this, &connection] { return Describe(connection); });
   {
     std::lock_guard lock(mutex_);
     connection.report = {.mountpoint = hello.mountpoint(),

@@ -1,9 +1,8 @@
 // Declared plans.
-#include "cached/policy/belady_policy.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "cached/policy/belady_policy.h"
 #include "cached/policy/simulated_cache.h"
 #include "tests/policy/driver.h"
 

@@ -1,9 +1,8 @@
 // The choice between epochs and recency, dataset by dataset.
-#include "cached/policy/policy_chooser.h"
-
 #include <gtest/gtest.h>
 
 #include "cached/policy/make_policy.h"
+#include "cached/policy/policy_chooser.h"
 #include "tests/policy/driver.h"
 
 namespace mlcache::policy {

@@ -133,7 +133,8 @@ INSTANTIATE_TEST_SUITE_P(All, PolicyContractTest,
                                            "plans", "epoch, few known", "pin guard"),
                          [](const auto& info) {
                            std::string name = info.param;
-                           std::erase_if(name, [](char letter) { return !isalnum(static_cast<unsigned char>(letter)); });
+                           std::erase_if(name,
+                                         [](char letter) { return !isalnum(static_cast<unsigned char>(letter)); });
                            return name;
                          });
 

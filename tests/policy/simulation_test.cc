@@ -1,5 +1,5 @@
-// Policies against what theory says of them, over small traces with fixed seeds: closed forms, the figures simulated for
-// several jobs, and the clairvoyant bound. The printed rows are the figures.
+// Policies against what theory says of them, over small traces with fixed seeds: closed forms, the figures simulated
+// for several jobs, and the clairvoyant bound. The printed rows are the figures.
 #include <gtest/gtest.h>
 
 #include <algorithm>
