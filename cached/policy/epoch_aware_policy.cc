@@ -214,7 +214,6 @@ void EpochAwarePolicy::Learn(Index index, const AccessHints& hints) {
   Item& item = units_[index];
   Marks marks = item.marks;
   const EpochStreams::Event event = streams_.Read(slot.stream, index, marks, item.last_read);
-  item.last_read = streams_.Now();
   SetMarks(index, marks);
   Finish(slot.stream, event);
   if (streams_.CoolDue()) {

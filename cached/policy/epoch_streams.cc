@@ -14,6 +14,10 @@ constexpr double kMinorWeight = 0.25;
 constexpr uint64_t kAdoptAfter = 64;  // first reads
 constexpr double kAdoptShare = 0.6;   // of them known to the other
 constexpr uint32_t kForgetEvery = 8;
+constexpr double kDensityReads = 8;  // over which the part of rereads is averaged
+constexpr double kTurned = 0.75;
+constexpr double kSparse = 0.5;  // strays, and no new epoch
+constexpr double kNone = 0.25;
 constexpr size_t kMaxReaders = 4096;
 
 double WeightOf(const Marks& marks) { return 1.0 / (1 << marks.doubt); }
@@ -119,7 +123,7 @@ void EpochStreams::FirstRead(int index, Marks& marks) {
   }
 }
 
-EpochStreams::Event EpochStreams::Read(int index, uint32_t item, Marks& marks, uint32_t last_read) {
+EpochStreams::Event EpochStreams::Read(int index, uint32_t item, Marks& marks, uint32_t& last_read) {
   Stream& stream = streams_[index];
   const bool member = (marks.member & BitOf(index)) != 0;
   const bool reread = member && !Unread(index, marks);
@@ -127,7 +131,7 @@ EpochStreams::Event EpochStreams::Read(int index, uint32_t item, Marks& marks, u
   const auto near =
       static_cast<uint32_t>(std::clamp(0.02 * stream.members, std::clamp(stream.members / 4, 16.0, 64.0), 1e6));
   if (reread && Now() - last_read <= near) return Event::kNone;
-  ++now_;
+  last_read = static_cast<uint32_t>(++now_);
   stream.rate = RateOf(stream) + 1 / Horizon();
   stream.rate_at = now_;
   marks.history = false;
@@ -146,6 +150,11 @@ EpochStreams::Event EpochStreams::Read(int index, uint32_t item, Marks& marks, u
       ++marks.frequency;
     }
     ++counted_;
+  }
+  stream.density += ((reread ? 1.0 : 0.0) - stream.density) / kDensityReads;
+  if (stream.density < kNone) {
+    stream.strays = stream.rereads.size();
+    stream.novel.clear();
   }
   if (reread) {
     // A file read again and again is one reread.
@@ -175,14 +184,15 @@ EpochStreams::Event EpochStreams::Judge(int index) {
   }
   const auto run = static_cast<double>(stream.rereads.size());
   if (run == 0) return Event::kNone;
-  const double enough = std::max({1.0, kRereads * stream.members, std::min(8.0, stream.members / 2)});
+  const double enough = std::max({1.0, kRereads * stream.members, std::min(12.0, stream.members / 2)});
   const double allowed = (1 - kCoverage) * stream.members;
   const bool covered = stream.mode != Mode::kLearning && stream.left <= allowed;
   // Where every member was read, the first reread says that the next epoch has begun; the more are left, the more it
   // takes.
   if (run < (covered ? std::max(1.0, enough * std::max(stream.left, 0.0) / allowed) : enough)) return Event::kNone;
-  // Rereads without first reads between them: everything was read, as far as the reader goes.
-  const bool turned = static_cast<double>(stream.novel.size()) <= 0.25 * run;
+  if (covered && stream.left > 0.01 * stream.members && stream.density < kSparse) return Event::kNone;
+  // Hardly a first read among the latest: everything was read, as far as the reader goes.
+  const bool turned = stream.density >= kTurned;
   return Turn(index, stream.mode == Mode::kLearning ? turned : covered, turned);
 }
 
@@ -193,11 +203,17 @@ EpochStreams::Event EpochStreams::Turn(int index, bool completed, bool turned) {
   stream.failures = completed ? 0 : stream.failures + 1;
   stream.parity = !stream.parity;
   stream.left = stream.members;
-  // Where rereads are many among the reads since the first of them, all of those belong to what begins now.
+  // Strays were before the run of rereads that shows that something new begins. Where rereads are many among the reads
+  // since then, all of those belong to it.
+  if (stream.density >= kSparse) {
+    stream.rereads.erase(stream.rereads.begin(), stream.rereads.begin() + static_cast<std::ptrdiff_t>(stream.strays));
+  }
+  stream.strays = 0;
   if (stream.novel.size() <= 2 * stream.rereads.size()) {
     stream.rereads.insert(stream.rereads.end(), stream.novel.begin(), stream.novel.end());
   }
   stream.novel.clear();
+  stream.density = 0;
   stream.reads = stream.rereads.size();
   stream.may_adopt = false;
   // Membership ends as well of what a reader leaves out for good, and of what is not read in many windows.

@@ -57,9 +57,11 @@ class EpochStreams {
     uint64_t rate_at = 0;
     uint64_t reads = 0;  // in this window: distinct ones
     uint64_t epochs = 0;
+    double density = 0;                               // of rereads among the latest reads
     uint32_t failures = 0;                            // restarts in a row
     std::vector<uint32_t> rereads;                    // items, in this window
-    std::vector<uint32_t> novel;                      // first reads since the first of these
+    size_t strays = 0;                                // of these, before the latest run of them
+    std::vector<uint32_t> novel;                      // first reads within that run
     std::array<uint16_t, kMaxStreams> known_to = {};  // first reads of what was another stream's already
     int adopted = kNoStream;
     bool may_adopt = true;
@@ -74,8 +76,8 @@ class EpochStreams {
   };
   Slot SlotOf(const cache::AccessHints& hints);
 
-  // `item` is read; its marks change. `last_read` and the result's time are in Now()'s units.
-  Event Read(int stream, uint32_t item, Marks& marks, uint32_t last_read);
+  // `item` is read; its marks change. `last_read` is in Now()'s units, and becomes now if the read counts.
+  Event Read(int stream, uint32_t item, Marks& marks, uint32_t& last_read);
   uint32_t Now() const { return static_cast<uint32_t>(now_); }
 
   // After an event.
