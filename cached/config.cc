@@ -12,6 +12,7 @@
 #include <sstream>
 #include <string_view>
 
+#include "cached/policy/make_policy.h"
 #include "common/units.h"
 
 DEFINE_string(socket_dir, "/run/mlcache", "Directory of the sockets session.sock and control.sock; made when missing");
@@ -22,6 +23,8 @@ DEFINE_string(metrics_address, "127.0.0.1:9463",
               "Numeric HOST:PORT of the Prometheus endpoint; port 0 picks a free "
               "one; empty for none");
 DEFINE_string(free_space_floor, "1GiB", "A tier stops growing when its file system has less room than this left");
+DEFINE_string(eviction, "auto",
+              "What leaves a full tier: auto (learns how each dataset is read), lru, s3fifo, epoch or pinned");
 DEFINE_string(commit_interval, "1s", "What was cached longer ago survives a crash");
 DEFINE_string(commit_bytes, "64MiB", "What was cached before the newest so many bytes survives a crash");
 DEFINE_uint32(demand_workers, 16, "Fetches at once that a reader waits for");
@@ -262,6 +265,11 @@ Result<DaemonOptions> OptionsFromFlags() {
   auto tiers = cache::ParseTiers(FLAGS_tier);
   if (!tiers) return UsageError("--tier: " + tiers.error().message());
   options.cache.tiers = *std::move(tiers);
+  const auto eviction = policy::ParsePolicy(FLAGS_eviction);
+  if (!eviction) return UsageError("--eviction: " + eviction.error().message());
+  options.cache.make_eviction = [kind = *eviction](uint64_t capacity_bytes) {
+    return policy::MakePolicy(kind, capacity_bytes);
+  };
   if (!FLAGS_metrics_address.empty()) {
     MLCACHE_ASSIGN_OR_RETURN(options.metrics_address, ParseListenAddress(FLAGS_metrics_address));
   }

@@ -36,10 +36,11 @@ class EvictionPolicy {
  public:
   virtual ~EvictionPolicy() = default;
 
-  // `unit` now takes `bytes`: a new unit, or one that grew or shrank. Counts as an access.
+  // `unit` now takes `bytes`: a new unit, or one that grew or shrank. Whether that counts as an access is the policy's
+  // affair: a reader's are told by Touch too, prefetch and warm-up only track.
   virtual void Track(const EvictionUnit& unit, uint64_t bytes, const AccessHints& hints) = 0;
 
-  // An access to a unit; without effect when it is not tracked.
+  // A reader's access to a unit, also to one that is not tracked: whoever reads it again may be worth remembering.
   virtual void Touch(const EvictionUnit& unit, const AccessHints& hints) = 0;
 
   // The unit is gone; without effect when it is not tracked.
@@ -47,6 +48,9 @@ class EvictionPolicy {
 
   // The units to drop so that at least `bytes` become free, all of them when that is not enough. They are forgotten.
   virtual std::vector<EvictionUnit> ChooseVictims(uint64_t bytes) = 0;
+
+  // The bytes that `unit` is tracked with; 0 when it is not.
+  virtual uint64_t Tracked(const EvictionUnit& unit) const = 0;
 };
 
 }  // namespace mlcache::cache

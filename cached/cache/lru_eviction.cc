@@ -48,4 +48,9 @@ std::vector<EvictionUnit> LruEviction::ChooseVictims(uint64_t bytes) {
   return victims;
 }
 
+uint64_t LruEviction::Tracked(const EvictionUnit& unit) const {
+  const auto found = where_.find(unit);
+  return found == where_.end() ? 0 : found->second->bytes;
+}
+
 }  // namespace mlcache::cache

@@ -16,6 +16,7 @@ class LruEviction final : public EvictionPolicy {
   void Touch(const EvictionUnit& unit, const AccessHints& hints) override;
   void Forget(const EvictionUnit& unit) override;
   std::vector<EvictionUnit> ChooseVictims(uint64_t bytes) override;
+  uint64_t Tracked(const EvictionUnit& unit) const override;
 
  private:
   struct Node {

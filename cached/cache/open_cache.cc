@@ -76,7 +76,9 @@ Result<OpenedCache> OpenCache(const CacheOptions& options, const Clock& clock, M
                                .keeps_state = levels.empty(),
                                .file_ops = options.file_ops != nullptr ? options.file_ops : &KernelFileOps()};
     MLCACHE_ASSIGN_OR_RETURN(auto opened, Tier::Open(wanted, clock, metrics));
-    levels.push_back({.tier = std::move(opened), .eviction = std::make_unique<LruEviction>()});
+    auto eviction =
+        options.make_eviction ? options.make_eviction(tier.capacity_bytes) : std::make_unique<LruEviction>();
+    levels.push_back({.tier = std::move(opened), .eviction = std::move(eviction)});
   }
   Tier& first = *levels.front().tier;
   auto cache = std::make_unique<TieredCache>(

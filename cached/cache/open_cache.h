@@ -1,10 +1,12 @@
 // Opens the tiers and what they hold: the cache of the programs.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "cached/cache/eviction_policy.h"
 #include "cached/cache/key_value.h"
 #include "cached/cache/object_cache.h"
 #include "common/clock.h"
@@ -28,6 +30,9 @@ struct CacheOptions {
   uint64_t free_space_floor_bytes = 1 * kGiB;  // of each file system; a tier stops growing there
   Nanos commit_interval = std::chrono::seconds(1);
   uint64_t commit_bytes = 64 * kMiB;
+
+  // What leaves a full tier with that budget; null: a size-aware LRU.
+  std::function<std::unique_ptr<EvictionPolicy>(uint64_t capacity_bytes)> make_eviction;
 
   // For tests: what the files are worked with (not owned; null: the kernel), and the host's boot ("": the kernel's).
   FileOps* file_ops = nullptr;

@@ -233,15 +233,18 @@ void TieredCache::Used(const ObjectId& id, Record& record) {
 void TieredCache::Accessed(const ObjectId& id, uint32_t first_chunk, uint32_t last_chunk, const AccessHints& hints) {
   const std::scoped_lock lock(mutex_);
   const auto found = records_.find(id);
-  if (found == records_.end() || found->second.tier == nullptr) return;
+  if (found == records_.end()) return;
   Record& record = found->second;
-  Used(id, record);
-  EvictionPolicy& eviction = *LevelOf(record.tier).eviction;
-  if (record.state.complete || ChunkCount(record.state.size) <= 1) {
-    eviction.Touch({id, kWholeObject}, hints);
-    return;
+  if (record.tier != nullptr) Used(id, record);
+  const bool whole = record.state.complete || ChunkCount(record.state.size) <= 1;
+  // Every tier's policy learns from it, since any of them may be the one to keep it next.
+  for (const Level& level : levels_) {
+    if (whole) {
+      level.eviction->Touch({id, kWholeObject}, hints);
+      continue;
+    }
+    for (uint32_t chunk = first_chunk; chunk <= last_chunk; ++chunk) level.eviction->Touch({id, chunk}, hints);
   }
-  for (uint32_t chunk = first_chunk; chunk <= last_chunk; ++chunk) eviction.Touch({id, chunk}, hints);
 }
 
 void TieredCache::Closed(const ObjectId& id) {

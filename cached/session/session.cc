@@ -37,12 +37,14 @@ bool Watch(int epoll, int fd, uint32_t events, Source source) {
 }  // namespace
 
 Session::Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
-                 uint64_t generation, size_t outstanding_limit, std::string job, std::function<std::string()> describe)
+                 uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
+                 std::function<std::string()> describe)
     : parts_(parts),
       tree_(std::move(tree)),
       channel_(std::move(channel)),
       outstanding_limit_(outstanding_limit),
       job_(std::move(job)),
+      reader_(reader),
       describe_(std::move(describe)),
       wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       files_(generation),

@@ -43,9 +43,11 @@ struct SessionParts {
 
 class Session {
  public:
-  // `describe` gives what .mlcache/stats shows. `outstanding_limit`: how many requests the shim may have unanswered.
+  // `reader` is who reads, to the eviction policy. `describe` gives what .mlcache/stats shows. `outstanding_limit`: how
+  // many requests the shim may have unanswered.
   Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
-          uint64_t generation, size_t outstanding_limit, std::string job, std::function<std::string()> describe);
+          uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
+          std::function<std::string()> describe);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session();
@@ -126,6 +128,7 @@ class Session {
   void ReplyOrRefuse(const RequestPtr& request, Result<std::string> bytes);
   void Read(const RequestPtr& request);
   void ReadBySource(const RequestPtr& request, Result<fetch::Source> source);
+  void Claim(fetch::Source& source) const;
   uint64_t AddFile(uint64_t node, fetch::Source source);
   void StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file);
   void ReadInto(const RequestPtr& request, const std::shared_ptr<OpenFile>& file, const ring::Slot& slot,
@@ -136,6 +139,7 @@ class Session {
   const std::unique_ptr<ring::DaemonChannel> channel_;
   const size_t outstanding_limit_;
   const std::string job_;
+  const uint64_t reader_;
   const std::function<std::string()> describe_;
   std::function<void(const ServingMode&)> heard_mode_;
   int socket_ = -1;      // the pump's

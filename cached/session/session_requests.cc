@@ -115,6 +115,7 @@ std::optional<ring::Completion> Session::AnswerFromMemory(const ring::Submission
   } else if (submission.op == Op::kOpen && IsReadOnly(submission)) {
     if (auto opened = tree_->Open(submission.node, Effort::kMemoryOnly, {})) {
       if (!opened->has_value()) return ring::Completion{.code = static_cast<int32_t>(opened->error().code())};
+      Claim((*opened)->source);
       if (IsLendable(submission, (*opened)->source)) return LendFromMemory(submission, **opened);
       return ring::Completion{.handle = AddFile(submission.node, std::move((*opened)->source)),
                               .attributes = (*opened)->attributes};
@@ -140,8 +141,16 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
   return true;
 }
 
-uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
+// What is read through the source is read by this mount's job.
+void Session::Claim(fetch::Source& source) const {
   source.hints.job = job_;
+  source.hints.reader = reader_;
+}
+
+uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
+  Claim(source);
+  // What the kernel keeps of the file is read without a word to the daemon: the open has to count.
+  source.object->Touch({}, source.hints);
   return files_.Add(std::make_shared<OpenFile>(node, std::move(source), parts_.fetcher, parts_.metrics, job_));
 }
 
@@ -239,6 +248,7 @@ void Session::Open(const RequestPtr& request) {
     Refuse(*request, opened.error());
     return;
   }
+  Claim(opened->source);
   if (!IsLendable(submission, opened->source)) return OpenByHandle(request, *std::move(opened));
   if (Lend(request, *opened)) return;
   if (!MayBecomeLendable(opened->source)) return OpenByHandle(request, *std::move(opened));
@@ -261,9 +271,8 @@ bool Session::IsLendable(const ring::Submission& submission, const fetch::Source
 // An open that takes neither disk nor store; nothing when it does.
 std::optional<ring::Completion> Session::LendFromMemory(const ring::Submission& submission,
                                                         const Tree::Opened& opened) {
-  cache::AccessHints hints = opened.source.hints;
-  hints.job = job_;
-  const Result<uint64_t> lease = lender_.Lend(submission.node, *opened.source.object, hints, cache::Wait::kNever);
+  const Result<uint64_t> lease =
+      lender_.Lend(submission.node, *opened.source.object, opened.source.hints, cache::Wait::kNever);
   if (lease.has_value()) {
     return ring::Completion{.flags = ring::kLeaseSent, .attributes = opened.attributes, .lease = *lease};
   }
@@ -277,10 +286,8 @@ bool Session::MayBecomeLendable(const fetch::Source& source) const {
 }
 
 bool Session::Lend(const RequestPtr& request, const Tree::Opened& opened) {
-  cache::AccessHints hints = opened.source.hints;
-  hints.job = job_;
   const Result<uint64_t> lease =
-      lender_.Lend(request->submission.node, *opened.source.object, hints, cache::Wait::kMayBlock);
+      lender_.Lend(request->submission.node, *opened.source.object, opened.source.hints, cache::Wait::kMayBlock);
   if (!lease.has_value()) return false;
   Complete(*request, {.flags = ring::kLeaseSent, .attributes = opened.attributes, .lease = *lease});
   return true;
@@ -358,7 +365,7 @@ void Session::ReadBySource(const RequestPtr& request, Result<fetch::Source> sour
     Refuse(*request, source.error());
     return;
   }
-  source->hints.job = job_;
+  Claim(*source);
   const uint64_t node = request->submission.node;
   StartRead(request, files_.KeepByNode(
                          std::make_shared<OpenFile>(node, *std::move(source), parts_.fetcher, parts_.metrics, job_)));

@@ -24,9 +24,15 @@
 #include "cached/session/session.h"
 #include "cached/session/volume_table.h"
 #include "common/executor.h"
+#include "common/hash.h"
 
 namespace mlcache::session {
 namespace {
+
+// All mounts of a named job are one reader: its ranks share an epoch among them.
+uint64_t ReaderOf(const Hello& hello) {
+  return hello.options().job().empty() ? hello.mount_id() : Hash64(hello.options().job());
+}
 
 constexpr int kHelloPatienceMs = 10'000;
 constexpr int kAcceptPauseMs = 100;  // after an accept that failed for want of descriptors
@@ -231,10 +237,10 @@ Status ServerImpl::Greet(Connection& connection) {
                            .lane_width = lane_width_};
   const View view = ViewOf(hello.options(), options_.volume);
   ring::DaemonChannel& sent = *channel;
-  auto session =
-      std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
-                                std::move(channel), generation, size_t{geometry.queue_pairs} * geometry.queue_depth,
-                                hello.options().job(), [this, &connection] { return Describe(connection); });
+  auto session = std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
+                                           std::move(channel), generation,
+                                           size_t{geometry.queue_pairs} * geometry.queue_depth, hello.options().job(),
+                                           ReaderOf(hello), [this, &connection] { return Describe(connection); });
   session->set_on_mode([this, &connection](const ServingMode& mode) {
     const std::lock_guard lock(mutex_);
     connection.report.serving_mode = mode.mode();

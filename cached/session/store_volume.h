@@ -49,6 +49,7 @@ class StoreVolume final : public Volume {
  private:
   const store::StoreUrl url_;
   const std::string identity_;
+  const uint64_t dataset_;  // to the eviction policy
   const std::shared_ptr<store::ObjectStore> store_;
   cache::ObjectCache& cache_;
   MetadataCache metadata_;

@@ -4,6 +4,7 @@
 
 #include "cached/session/path.h"
 #include "cached/session/store_volume.h"
+#include "common/hash.h"
 
 namespace mlcache::session {
 namespace {
@@ -37,6 +38,7 @@ StoreVolume::StoreVolume(const store::StoreUrl& url, std::shared_ptr<store::Obje
                          const Clock& clock)
     : url_(url),
       identity_(url.Identity()),
+      dataset_(Hash64(url.Canonical())),
       store_(std::move(store)),
       cache_(cache),
       metadata_(MetadataOptionsOf(url, options), *store_, persistent, clock) {}
@@ -69,6 +71,9 @@ Result<fetch::Source> StoreVolume::Open(const std::string& path, const store::Ob
   source.ref = {.path = path, .version = info.version, .size = info.size, .layout = info.layout};
   source.object = std::move(object);
   source.hints.keep = info.settled;
+  source.hints.dataset = dataset_;
+  const size_t slash = path.find('/');
+  if (slash != std::string::npos) source.hints.folder = Hash64(std::string_view(path).substr(0, slash));
   return source;
 }
 

@@ -5,6 +5,7 @@
 
 #include <random>
 
+#include "cached/policy/make_policy.h"
 #include "common/unique_fd.h"
 #include "tests/cache/cache_world.h"
 #include "tests/cache/faulty_file_ops.h"
@@ -16,7 +17,7 @@ constexpr uint64_t kCapacity = 40 * kMiB;
 
 class Model {
  public:
-  explicit Model(uint32_t seed) : random_(seed), world_(Options()) {
+  Model(uint32_t seed, policy::PolicyKind kind) : random_(seed), world_(Options(kind)) {
     for (int i = 0; i < 12; ++i) {
       const uint64_t size = i % 2 == 0 ? Below(3 * kBlockBytes) + 1 : Below(4 * kChunkBytes) + 1;
       keys_.push_back(KeyOf("object" + std::to_string(i), size));
@@ -52,10 +53,11 @@ class Model {
   }
 
  private:
-  CacheOptions Options() {
+  CacheOptions Options(policy::PolicyKind kind) {
     CacheOptions options{.tiers = {{directory_.path(), kCapacity}}, .commit_interval = std::chrono::hours(1)};
     options.file_ops = &ops_;
     options.boot_id = "boot0";
+    options.make_eviction = [kind](uint64_t capacity) { return policy::MakePolicy(kind, capacity); };
     return options;
   }
 
@@ -83,7 +85,9 @@ class Model {
     const bool present = object->Missing(range.offset, range.length).empty();
     std::vector<std::byte> out(range.length);
     const Status read = object->Read(range.offset, out, Below(4) == 0 ? Wait::kNever : Wait::kMayBlock);
-    object->Touch(range, {});
+    AccessHints hints;
+    hints.reader = 1 + range.offset % 2;
+    object->Touch(range, hints);
     if (read.has_value()) {
       EXPECT_TRUE(present);
       EXPECT_TRUE(out == BytesOf(key, range.offset, range.length)) << key.path << " at " << range.offset;
@@ -125,8 +129,8 @@ class Model {
   bool damaged_ = false;
 };
 
-void RunModel(uint32_t seed) {
-  Model model(seed);
+void RunModel(uint32_t seed, policy::PolicyKind kind = policy::PolicyKind::kLru) {
+  Model model(seed, kind);
   for (int step = 0; step < 400 && !::testing::Test::HasFailure(); ++step) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed << " step " << step);
     model.Step();
@@ -137,7 +141,11 @@ TEST(CacheModelTest, NeverAWrongByteNeverMoreThanTheBudget) {
   const char* given = std::getenv("MLCACHE_SEED");
   const uint32_t seed = given != nullptr ? static_cast<uint32_t>(std::stoul(given)) : std::random_device()();
   std::cout << "MLCACHE_SEED=" << seed << "\n";
-  RunModel(seed);
+  for (const auto kind : {policy::PolicyKind::kLru, policy::PolicyKind::kAuto, policy::PolicyKind::kS3Fifo,
+                          policy::PolicyKind::kPinned}) {
+    SCOPED_TRACE(::testing::Message() << "policy " << static_cast<int>(kind));
+    RunModel(seed, kind);
+  }
 }
 
 // Making room for an object took away its own last chunk, and the room for its file's map was missing.
