@@ -18,13 +18,17 @@ constexpr int kBrokenCheckMs = 1000;
 
 }  // namespace
 
-Connection::Connection(std::string socket_dir, session::Hello hello, uint32_t workers, Publish publish)
-    : socket_dir_(std::move(socket_dir)), hello_(std::move(hello)), workers_(workers), publish_(std::move(publish)) {}
+Connection::Connection(std::string socket_dir, session::Hello hello, uint32_t workers, Publish publish, Heard heard)
+    : socket_dir_(std::move(socket_dir)),
+      hello_(std::move(hello)),
+      workers_(workers),
+      publish_(std::move(publish)),
+      heard_(std::move(heard)) {}
 
 Result<std::unique_ptr<Connection>> Connection::Make(std::string socket_dir, session::Hello hello, uint32_t workers,
-                                                     Publish publish) {
+                                                     Publish publish, Heard heard) {
   std::unique_ptr<Connection> connection(
-      new Connection(std::move(socket_dir), std::move(hello), workers, std::move(publish)));
+      new Connection(std::move(socket_dir), std::move(hello), workers, std::move(publish), std::move(heard)));
   connection->stop_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!connection->stop_.valid()) return FailErrno(errno, "eventfd");
   return connection;
@@ -65,12 +69,23 @@ void Connection::Run() {
   }
 }
 
-// Returns when the session is over or Stop() was called. The daemon sends nothing after Welcome.
+// Returns when the session is over or Stop() was called.
 void Connection::Watch(const DaemonSession& session) {
   while (!session.channel->Broken()) {
     std::array<pollfd, 2> waiting{{{stop_.get(), POLLIN, 0}, {session.socket.get(), POLLIN | POLLRDHUP, 0}}};
-    if (::poll(waiting.data(), waiting.size(), kBrokenCheckMs) > 0) return;
+    if (::poll(waiting.data(), waiting.size(), kBrokenCheckMs) <= 0) continue;
+    if (waiting[0].revents != 0 || !Hear(session)) return;
   }
+}
+
+// False at the end of the socket, and for what is no message.
+bool Connection::Hear(const DaemonSession& session) {
+  Result<ring::Message> message = ring::Receive(session.socket.get(), 0);
+  if (!message) return message.error().code() == Code::kDeadlineExceeded;
+  session::FromDaemon heard;
+  if (!heard.ParseFromString(message->bytes)) return false;
+  heard_(session, heard, std::move(message->descriptors));
+  return true;
 }
 
 }  // namespace mlcache::shim

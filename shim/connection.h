@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/unique_fd.h"
 #include "proto/session.pb.h"
@@ -16,22 +17,26 @@ class Connection {
  public:
   // `publish` is called on the running thread with each new session, and with null when one ended.
   using Publish = std::function<void(const std::shared_ptr<DaemonSession>&)>;
+  // `heard` with each message of the daemon's after Welcome, on the same thread.
+  using Heard = std::function<void(const DaemonSession&, const session::FromDaemon&, std::vector<UniqueFd>)>;
   static Result<std::unique_ptr<Connection>> Make(std::string socket_dir, session::Hello hello, uint32_t workers,
-                                                  Publish publish);
+                                                  Publish publish, Heard heard);
 
   void Run();  // until Stop()
   void Stop();
 
  private:
-  Connection(std::string socket_dir, session::Hello hello, uint32_t workers, Publish publish);
+  Connection(std::string socket_dir, session::Hello hello, uint32_t workers, Publish publish, Heard heard);
   Result<std::shared_ptr<DaemonSession>> Open();
   void Watch(const DaemonSession& session);
+  bool Hear(const DaemonSession& session);
   bool Wait(int timeout_ms);
 
   const std::string socket_dir_;
   const session::Hello hello_;
   const uint32_t workers_;
   const Publish publish_;
+  const Heard heard_;
   UniqueFd stop_;
 };
 

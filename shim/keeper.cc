@@ -17,6 +17,7 @@
 #include <fstream>
 #include <utility>
 
+#include "shim/keeper_link.h"
 #include "shim/mountpoint.h"
 #include "shim/privileges.h"
 
@@ -56,11 +57,16 @@ bool IsStuckCorpse(pid_t pid) {
   return name_end != std::string::npos && name_end + 2 < text.size() && text[name_end + 2] == 'Z';
 }
 
-// In a fresh server: of the keeper's descriptors only the device and the standard ones are its business.
-void CloseAllBut(int kept) {
+// In a fresh server: of the keeper's descriptors only these and the standard ones are its business.
+void CloseAllBut(std::vector<int> kept) {
   ::closelog();  // or syslog would go on using a number that means something else by then
-  ::close_range(3, static_cast<unsigned>(kept) - 1, 0);
-  ::close_range(static_cast<unsigned>(kept) + 1, ~0U, 0);
+  std::ranges::sort(kept);
+  unsigned next = 3;
+  for (const int fd : kept) {
+    if (static_cast<unsigned>(fd) > next) ::close_range(next, static_cast<unsigned>(fd) - 1, 0);
+    next = static_cast<unsigned>(fd) + 1;
+  }
+  ::close_range(next, ~0U, 0);
 }
 
 uint64_t TotalProgress(const SharedState& state) {
@@ -116,6 +122,7 @@ Status Keeper::Start() {
   MLCACHE_RETURN_IF_ERROR(WatchSignals());
   MLCACHE_RETURN_IF_ERROR(Mount());
   Protect();
+  service_.emplace(device_.get(), *state_);
   Spawn();
   const Nanos give_up = Now() + kStartTimeout;
   while (state_->ready == 0) {
@@ -188,22 +195,38 @@ void Keeper::Protect() {
   if (score && SetOomScore(kPassedByOom)) server_.oom_score = *score;
 }
 
+// The server's ends of new links; ours replace those of the last server, whose requests nobody waits for any more.
+Result<std::vector<UniqueFd>> Keeper::MakeLinks() {
+  links_.clear();
+  std::vector<UniqueFd> ends;
+  for (uint32_t i = 0; i < kKeeperLinks; ++i) {
+    MLCACHE_ASSIGN_OR_RETURN(auto pair, MakeKeeperLink());
+    ends.push_back(std::move(pair.first));
+    links_.push_back(std::move(pair.second));
+  }
+  return ends;
+}
+
 void Keeper::Spawn() {
   hang_.Reset();
   killed_for_hanging_ = false;
   started_at_ = Now();
   progress_at_start_ = TotalProgress(*state_);
-  const pid_t child = ::fork();
+  Result<std::vector<UniqueFd>> links = MakeLinks();
+  const pid_t child = links.has_value() ? ::fork() : -1;
   if (child < 0) {
     PLOG(ERROR) << "cannot start a server";
     next_start_ = Now() + kLongestPause;
     return;
   }
   if (child == 0) {
-    CloseAllBut(device_.get());
+    std::vector<int> kept = {device_.get()};
+    for (const UniqueFd& link : *links) kept.push_back(link.get());
+    CloseAllBut(std::move(kept));
     signals_.Release();
     mount_table_.Release();
-    std::exit(RunServer(server_, std::move(device_), *state_));
+    for (UniqueFd& link : links_) link.Release();
+    std::exit(RunServer(server_, std::move(device_), *std::move(links), *state_));
   }
   child_ = child;
 }
@@ -219,8 +242,10 @@ void Keeper::Wait(int timeout_ms) {
     const auto pause_ms = std::chrono::ceil<std::chrono::milliseconds>(next_start_ - Now()).count();
     timeout_ms = static_cast<int>(std::clamp<int64_t>(pause_ms, 0, timeout_ms));
   }
-  std::array<pollfd, 2> waiting{{{signals_.get(), POLLIN, 0}, {mount_table_.get(), POLLPRI, 0}}};
+  std::vector<pollfd> waiting{{signals_.get(), POLLIN, 0}, {mount_table_.get(), POLLPRI, 0}};
+  for (const UniqueFd& link : links_) waiting.push_back({link.get(), POLLIN, 0});
   ::poll(waiting.data(), waiting.size(), timeout_ms);
+  ServeLinks(std::span(waiting).subspan(2));
   signalfd_siginfo signal{};
   bool stop = false;
   while (::read(signals_.get(), &signal, sizeof(signal)) == sizeof(signal)) {
@@ -237,6 +262,13 @@ void Keeper::Wait(int timeout_ms) {
     KillIfHanging();
   }
   if (child_ < 0 && Now() >= next_start_) Spawn();
+}
+
+// One request a link and turn, so that a server that floods us still leaves time for everything else.
+void Keeper::ServeLinks(std::span<const pollfd> waiting) {
+  for (size_t i = 0; i < waiting.size(); ++i) {
+    if (waiting[i].revents != 0 && !service_->Serve(links_[i].get())) links_[i].Reset();
+  }
 }
 
 void Keeper::Reap() {

@@ -2,11 +2,13 @@
 // replaces one that dies or hangs, and ends when the mount does. It never reads from /dev/fuse. One thread.
 #pragma once
 
+#include <poll.h>
 #include <sys/types.h>
 
 #include <array>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,7 @@
 #include "common/unique_fd.h"
 #include "shim/command_line.h"
 #include "shim/fuse_api.h"
+#include "shim/keeper_service.h"
 #include "shim/server.h"
 #include "shim/shared_state.h"
 
@@ -54,6 +57,8 @@ class Keeper {
   Status WatchSignals();
   void Protect();
   void Spawn();
+  Result<std::vector<UniqueFd>> MakeLinks();
+  void ServeLinks(std::span<const pollfd> waiting);
   void Reap();
   void Judge(int wait_status);
   void KillIfHanging();
@@ -69,7 +74,9 @@ class Keeper {
   SharedStatePointer state_;
   fuse_session* session_ = nullptr;  // only for mounting and unmounting
   UniqueFd device_;                  // our own duplicate, for the servers
-  std::string bdi_;                  // "major:minor"
+  std::optional<KeeperService> service_;
+  std::vector<UniqueFd> links_;  // our ends of the living server's
+  std::string bdi_;              // "major:minor"
   UniqueFd signals_;
   UniqueFd mount_table_;
   pid_t child_ = -1;

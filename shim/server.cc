@@ -14,6 +14,7 @@
 #include "shim/connection.h"
 #include "shim/directory_locks.h"
 #include "shim/file_system.h"
+#include "shim/keeper_link.h"
 #include "shim/kernel_channel.h"
 #include "shim/notifier.h"
 #include "shim/privileges.h"
@@ -33,8 +34,8 @@ void IgnoreSignals() {
 
 class Server {
  public:
-  Server(const ServerOptions& options, SharedState& state)
-      : options_(options), state_(state), files_({::getuid(), ::getgid()}) {}
+  Server(const ServerOptions& options, UniqueFd link, SharedState& state)
+      : options_(options), state_(state), files_({::getuid(), ::getgid()}), keeper_(std::move(link)) {}
 
   Status Start(UniqueFd device) {
     MLCACHE_ASSIGN_OR_RETURN(kernel_, KernelChannel::Open(std::move(device), FileSystem::Operations(), state_));
@@ -46,9 +47,11 @@ class Server {
     kernel_->set_on_interrupt([this](uint64_t id) {
       if (Worker::IndexOf(id) < workers_.size()) workers_[Worker::IndexOf(id)]->PostInterrupt(id);
     });
-    MLCACHE_ASSIGN_OR_RETURN(
-        connection_, Connection::Make(options_.socket_dir, options_.hello, kWorkers,
-                                      [this](const std::shared_ptr<DaemonSession>& session) { Publish(session); }));
+    MLCACHE_ASSIGN_OR_RETURN(connection_,
+                             Connection::Make(
+                                 options_.socket_dir, options_.hello, kWorkers,
+                                 [this](const std::shared_ptr<DaemonSession>& session) { Publish(session); },
+                                 [](const DaemonSession&, const session::FromDaemon&, std::vector<UniqueFd>) {}));
     MLCACHE_ASSIGN_OR_RETURN(notifier_, Notifier::Start(*kernel_, locks_));
     return kernel_->Start();
   }
@@ -77,6 +80,7 @@ class Server {
   SharedState& state_;
   FileSystem files_;
   DirectoryLocks locks_;
+  KeeperLink keeper_;  // the main thread's
   std::unique_ptr<KernelChannel> kernel_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<Connection> connection_;
@@ -85,7 +89,7 @@ class Server {
 
 }  // namespace
 
-int RunServer(const ServerOptions& options, UniqueFd device, SharedState& state) {
+int RunServer(const ServerOptions& options, UniqueFd device, std::vector<UniqueFd> links, SharedState& state) {
   IgnoreSignals();
   ::prctl(PR_SET_NAME, "mlcache-server", 0, 0, 0);
   if (options.oom_score.has_value()) {
@@ -95,7 +99,7 @@ int RunServer(const ServerOptions& options, UniqueFd device, SharedState& state)
     LOG(ERROR) << status.error();
     return kExitFailure;
   }
-  Server server(options, state);
+  Server server(options, std::move(links.back()), state);
   if (const Status started = server.Start(std::move(device)); !started) {
     LOG(ERROR) << started.error();
     return started.error().code() == Code::kUnavailable ? kExitOk : kExitFailure;

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/unique_fd.h"
 #include "proto/session.pb.h"
@@ -17,6 +18,7 @@ namespace mlcache::shim {
 
 inline constexpr uint32_t kWorkers = 2;
 static_assert(kWorkers <= kMaxWorkers);
+inline constexpr uint32_t kKeeperLinks = kWorkers + 1;  // one a worker, then the main thread's
 
 struct ServerOptions {
   std::string socket_dir;
@@ -28,7 +30,7 @@ struct ServerOptions {
 };
 
 // Serves until the connection to the kernel ends; the process's exit code: kExitOk then, kExitFailure when it could
-// not start. The caller is a fresh child with one thread.
-int RunServer(const ServerOptions& options, UniqueFd device, SharedState& state);
+// not start. The caller is a fresh child with one thread. `links`: our ends of kKeeperLinks keeper links.
+int RunServer(const ServerOptions& options, UniqueFd device, std::vector<UniqueFd> links, SharedState& state);
 
 }  // namespace mlcache::shim

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <new>
 
 #include "common/unique_fd.h"
 
@@ -22,7 +21,8 @@ Result<SharedStatePointer> CreateSharedState() {
   if (::ftruncate(memory.get(), sizeof(SharedState)) != 0) return FailErrno(errno, "size the keeper's memory");
   void* const address = ::mmap(nullptr, sizeof(SharedState), PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
   if (address == MAP_FAILED) return FailErrno(errno, "map the keeper's memory");
-  return SharedStatePointer(new (address) SharedState{});
+  // A new memfd is all zeros, and so is a new SharedState: to write them would only make its pages real.
+  return SharedStatePointer(static_cast<SharedState*>(address));
 }
 
 void ChargeDeath(SharedState& state, uint32_t points) {

@@ -1,5 +1,6 @@
 // The memory that the keeper and every server it ever starts have in common (a memfd, mapped shared): what a successor
-// must know of its predecessor. It holds nothing about files. Atomics only; each field says who writes it.
+// must know of its predecessor. Of files it holds only those that are open and those that the kernel reads by itself
+// (open_table.h). Atomics only; each field says who writes it.
 #pragma once
 
 #include <array>
@@ -32,6 +33,26 @@ struct Suspect {
   std::atomic<uint32_t> points;  // keeper
 };
 
+// A file that is registered with the kernel to be read without us.
+struct BackingRecord {
+  std::atomic<uint64_t> node;  // server, before it asks for the registration; keeper, to 0, after its end
+  std::atomic<int32_t> id;     // keeper: the kernel's, 0 while there is none
+};
+
+// One open of a file, noted before the kernel is answered, until its RELEASE.
+struct OpenRecord {
+  std::atomic<uint64_t> node;     // 0: free
+  std::atomic<uint64_t> unique;   // of the OPEN, without kResendBit
+  std::atomic<uint64_t> handle;   // the daemon's; 0 when it gave none
+  std::atomic<uint32_t> backing;  // 1 + the BackingRecord, 0: read through us
+  std::atomic<uint32_t> turn;     // counts the record's uses
+};
+
+inline constexpr uint32_t kMaxBackings = 32'768;
+inline constexpr uint32_t kMaxOpens = 262'144;
+inline constexpr uint32_t kMaxMoved = 4096;
+inline constexpr uint32_t kMaxStaleAnswers = 256;
+
 struct SharedState {
   std::atomic<uint32_t> init_length;    // first server: the kernel's INIT request, 0 while there is none
   std::atomic<uint32_t> init_answered;  // 1 once the kernel took the reply
@@ -41,6 +62,14 @@ struct SharedState {
   std::array<WorkerBeat, kMaxWorkers> beats;
   std::array<Suspect, 64> suspects;
   std::array<std::atomic<uint64_t>, sizeof(ring::NodeAttributes) / 8> root;  // any server: see RememberRoot
+  std::atomic<uint32_t> passthrough;    // first server: 1 when the kernel was told of it in the INIT reply
+  std::atomic<uint32_t> no_open;        // server: 1 once an OPEN was answered ENOSYS
+  std::atomic<uint32_t> opens_touched;  // server: records of `opens` from here on were never used
+  // Servers, by open_table.h alone; `backings` as said there.
+  std::array<std::atomic<uint64_t>, kMaxMoved> moved;
+  std::array<std::atomic<uint64_t>, kMaxStaleAnswers> stale_answers;
+  std::array<BackingRecord, kMaxBackings> backings;
+  std::array<OpenRecord, kMaxOpens> opens;
 };
 
 // How much one death says against the request in work. A crash or a hang says much; a SIGKILL from outside (an

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "common/view_layout.h"
 #include "shim/view_tree.h"
 
 namespace mlcache::shim {
@@ -204,8 +205,9 @@ Result<UniqueFd> MountView(const ViewParts& parts, const ViewOptions& options, i
     data.push_back(std::move(opened));
   }
   MLCACHE_ASSIGN_OR_RETURN(const UniqueFd metadata, MountMetadata(parts.metadata.get(), options.ways));
-  std::string layers = ProcPath(metadata.get());
-  if (parts.over_mount) layers += ":" + ProcPath(fuse);
+  const std::string image = ProcPath(metadata.get()) + "/";
+  std::string layers = image + kViewTree;
+  if (parts.over_mount) layers += ":" + image + kViewFence + ":" + ProcPath(fuse);
   for (const UniqueFd& directory : data) layers += "::" + ProcPath(directory.get());
   if (!options.stage) {
     Result<UniqueFd> mount = MountOverlay(layers, options);

@@ -238,6 +238,8 @@ Status CopyImageTree(int image, int mount) {
       MLCACHE_RETURN_IF_ERROR(
           descend(UniqueFd(::openat(parent, entry.name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)),
                   std::move(node)));
+    } else if (S_ISCHR(node.mode)) {  // a whiteout
+      if (::mknodat(parent, entry.name.c_str(), S_IFCHR, 0) != 0) return FailErrno(errno, "tmpfs: make a whiteout");
     } else {
       return Unsound("a file of another kind");
     }

@@ -105,6 +105,7 @@ void AppendXattr(std::string& out, std::string_view name, std::string_view value
 
 uint8_t TypeByte(uint32_t type) {
   if (type == S_IFDIR) return 2;
+  if (type == S_IFCHR) return 3;
   return type == S_IFLNK ? 7 : 1;
 }
 
@@ -207,9 +208,14 @@ ErofsImage::Node ErofsImage::AddSymlink(Node parent, std::string_view name, cons
   return Add(parent, name, {.attributes = attributes, .type = S_IFLNK, .text = std::string(target)});
 }
 
+// As overlayfs has it: a character device 0:0.
+ErofsImage::Node ErofsImage::AddWhiteout(Node parent, std::string_view name) {
+  return Add(parent, name, {.attributes = {.permissions = 0}, .type = S_IFCHR});
+}
+
 std::string ErofsImage::AttributeBytes(const Item& item) {
   std::string bytes;
-  if (item.type == S_IFLNK || (item.type == S_IFDIR && !item.opaque)) return bytes;
+  if (item.type != S_IFREG && !item.opaque) return bytes;
   Append(bytes, XattrHeader());
   if (item.type == S_IFDIR) {
     AppendXattr(bytes, "overlay.opaque", "y");
@@ -257,7 +263,7 @@ void ErofsImage::Place() {
     Item& item = nodes_[node];
     item.data_bytes = DataOf(node).size();
     item.inlined = true;
-    item.inlined = item.type != S_IFREG && item.data_bytes < kBlockBytes && NodeBytes(item) <= kBlockBytes;
+    item.inlined = item.data_bytes > 0 && item.data_bytes < kBlockBytes && NodeBytes(item) <= kBlockBytes;
     const uint64_t bytes = NodeBytes(item);
     at = RoundUp(at, kSlotBytes);
     if (at / kBlockBytes != (at + bytes - 1) / kBlockBytes) at = RoundUp(at, kBlockBytes);
@@ -267,7 +273,7 @@ void ErofsImage::Place() {
   data_begin_ = RoundUp(at, kBlockBytes);
   end_ = data_begin_;
   for (Item& item : nodes_) {
-    if (item.type == S_IFREG || item.inlined) continue;
+    if (item.data_bytes == 0 || item.inlined) continue;
     item.data_block = end_ / kBlockBytes;
     end_ += RoundUp(item.data_bytes, kBlockBytes);
   }
@@ -326,7 +332,7 @@ Result<uint64_t> ErofsImage::Write(int fd) {
   }
   for (Node node = 0; node < nodes_.size(); ++node) {
     const Item& item = nodes_[node];
-    if (item.type == S_IFREG || item.inlined) continue;
+    if (item.data_bytes == 0 || item.inlined) continue;
     output.SkipTo(item.data_block * kBlockBytes);
     output.Add(DataOf(node));
   }

@@ -38,6 +38,8 @@ class ErofsImage {
   Node AddFile(Node parent, std::string_view name, const ImageAttributes& attributes, std::string_view redirect);
   // `target` is of 1 to 4095 bytes.
   Node AddSymlink(Node parent, std::string_view name, const ImageAttributes& attributes, std::string_view target);
+  // Makes `name` absent, whatever layers below the image have in its place.
+  Node AddWhiteout(Node parent, std::string_view name);
   // Another name of a file.
   void AddName(Node parent, std::string_view name, Node node);
 

@@ -14,6 +14,7 @@
 #include "cached/metrics/metrics.h"
 #include "cached/session/path.h"
 #include "cached/session/request.h"
+#include "common/ring/socket.h"
 #include "common/ring/spin.h"
 
 namespace mlcache::session {
@@ -63,6 +64,7 @@ void Session::End(std::string_view why) {
 }
 
 std::string Session::Run(int socket) {
+  socket_ = socket;
   Result<ring::ChannelDescriptors> descriptors = channel_->Descriptors();
   const UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   // Edges of the eventfds are enough: nobody reads their counters.
@@ -105,11 +107,25 @@ void Session::Sleep(int epoll) {
   const bool waiting = slot_waiting_ != 0;
   const int count = epoll_wait(epoll, events, 4, waiting ? kWaiterPeriodMs : -1);
   if (count < 0 && errno != EINTR) End(ErrnoError(errno, "waiting for submissions").message());
-  // Nothing is sent on the socket once the rings are up: a message is as much an end as the end of file.
   for (int i = 0; i < count; ++i) {
-    if (events[i].data.u32 == kSocket) End("the shim is gone");
+    if (events[i].data.u32 == kSocket) Hear();
   }
   if (waiting) ExpireSlotWaiters();
+}
+
+// One message of the shim's, or its end.
+void Session::Hear() {
+  Result<ring::Message> message = ring::Receive(socket_, 0);
+  if (!message.has_value()) {
+    if (message.error().code() != Code::kDeadlineExceeded) End("the shim is gone");
+    return;
+  }
+  FromShim heard;
+  if (!heard.ParseFromString(message->bytes)) {
+    End("the shim sent what is no message");
+    return;
+  }
+  if (heard.has_serving_mode() && heard_mode_) heard_mode_(heard.serving_mode());
 }
 
 void Session::ReportSlots() {

@@ -22,6 +22,7 @@
 #include "common/executor.h"
 #include "common/ring/channel.h"
 #include "common/unique_fd.h"
+#include "proto/session.pb.h"
 
 namespace mlcache::session {
 
@@ -44,6 +45,9 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session();
+
+  // Who is told how the shim serves its files. Before Run.
+  void set_on_mode(std::function<void(const ServingMode&)> on_mode) { heard_mode_ = std::move(on_mode); }
 
   // Serves until the peer of `socket` goes, breaks the protocol, or End is called; then calls off what runs and waits
   // for it. Called once. Why it ended.
@@ -72,6 +76,7 @@ class Session {
   // The pump (session.cc).
   bool PumpOnce();
   void Sleep(int epoll);
+  void Hear();
   void Wake() const;
   bool ServeSlotWaiters();
   void ExpireSlotWaiters();
@@ -119,6 +124,8 @@ class Session {
   const size_t outstanding_limit_;
   const std::string job_;
   const std::function<std::string()> describe_;
+  std::function<void(const ServingMode&)> heard_mode_;
+  int socket_ = -1;      // the pump's
   const UniqueFd wake_;  // eventfd, written to wake the pump
   OpenFiles files_;
   std::atomic<uint64_t> requests_ = 0;

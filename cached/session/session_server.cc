@@ -223,6 +223,11 @@ Status ServerImpl::Greet(Connection& connection) {
       std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
                                 std::move(channel), generation, size_t{geometry.queue_pairs} * geometry.queue_depth,
                                 hello.options().job(), [this, &connection] { return Describe(connection); });
+  session->set_on_mode([this, &connection](const ServingMode& mode) {
+    const std::lock_guard lock(mutex_);
+    connection.report.serving_mode = mode.mode();
+    connection.report.serving_reason = mode.reason();
+  });
   {
     std::lock_guard lock(mutex_);
     connection.report = {.mountpoint = hello.mountpoint(),

@@ -50,7 +50,9 @@ struct MountReport {
   bool immutable = false;
   Nanos connected_at{};  // wall time
   uint64_t requests = 0;
-  std::string open_mode;
+  std::string open_mode;       // as asked for
+  std::string serving_mode;    // as the shim found it: "passthrough", "noopen", "cached"; "" until it told
+  std::string serving_reason;  // why nothing faster
 };
 
 class SessionServer {

@@ -23,6 +23,7 @@
 #include <thread>
 
 #include "cached/seal/erofs_image.h"
+#include "common/view_layout.h"
 #include "shim/mountpoint.h"
 #include "tests/shim/mount_fixture.h"
 
@@ -75,7 +76,7 @@ class ViewTest : public MountTest {
     daemon_ = std::make_unique<FakeDaemon>(socket_dir_, FakeDaemonOptions{.entry_timeout_ns = 1'000'000'000'000'000,
                                                                           .attr_timeout_ns = 1'000'000'000'000'000});
     data_ = directory_ + "/data";
-    fs::create_directory(data_);
+    fs::create_directories(data_ + "/" + kViewObjects);
     fs::permissions(data_, fs::perms::owner_all);
     before_ = MountsInAll();
   }
@@ -106,17 +107,27 @@ class ViewTest : public MountTest {
   }
 
   std::string AddObject(const std::string& bytes) {
-    const std::string name = "object" + std::to_string(++objects_);
+    const std::string name = std::string(kViewObjects) + "/object" + std::to_string(++objects_);
     std::ofstream(data_ + "/" + name) << bytes;
     fs::permissions(data_ + "/" + name, fs::perms::owner_read);
     return "/" + name;
   }
 
+  // `root`: of the tree to be shown.
+  static ErofsImage EmptyImage(bool opaque, ErofsImage::Node* root) {
+    ErofsImage image({.permissions = 0755}, false);
+    *root = image.AddDirectory(ErofsImage::kRoot, kViewTree, {.permissions = 0755, .nlink = 2}, opaque);
+    const auto fence = image.AddDirectory(ErofsImage::kRoot, kViewFence, {.permissions = 0755}, false);
+    image.AddWhiteout(fence, kViewObjects);
+    return image;
+  }
+
   ErofsImage SmallImage(bool whole) {
-    ErofsImage image({.permissions = 0755, .nlink = 2}, whole);
-    const auto sub = image.AddDirectory(ErofsImage::kRoot, "sub", {.permissions = 0755, .nlink = 2}, true);
+    ErofsImage::Node root = 0;
+    ErofsImage image = EmptyImage(whole, &root);
+    const auto sub = image.AddDirectory(root, "sub", {.permissions = 0755, .nlink = 2}, true);
     image.AddFile(sub, "s", {.size = 8}, AddObject("sealed s"));
-    if (whole) image.AddFile(ErofsImage::kRoot, "top", {.size = 10}, AddObject("sealed top"));
+    if (whole) image.AddFile(root, "top", {.size = 10}, AddObject("sealed top"));
     return image;
   }
 
@@ -362,11 +373,12 @@ TEST_F(ViewTest, OnlyThePrivateDirectoryOfTheDaemonIsShown) {
 TEST_F(ViewTest, ARedirectStaysInTheDataLayer) {
   StartFuse();
   std::ofstream(directory_ + "/secret") << "secret";
-  fs::create_symlink(directory_ + "/secret", data_ + "/symlink");
-  ErofsImage image({.permissions = 0755}, true);
-  image.AddFile(ErofsImage::kRoot, "absent", {.size = 6}, "/gone");
-  image.AddFile(ErofsImage::kRoot, "dots", {.size = 6}, "/../secret");
-  image.AddFile(ErofsImage::kRoot, "link", {.size = 6}, "/symlink");
+  fs::create_symlink(directory_ + "/secret", data_ + std::string("/") + kViewObjects + "/symlink");
+  ErofsImage::Node root = 0;
+  ErofsImage image = EmptyImage(true, &root);
+  image.AddFile(root, "absent", {.size = 6}, std::string("/") + kViewObjects + "/gone");
+  image.AddFile(root, "dots", {.size = 6}, std::string("/") + kViewObjects + "/../../secret");
+  image.AddFile(root, "link", {.size = 6}, std::string("/") + kViewObjects + "/symlink");
   ASSERT_TRUE(Seal(PartsOf(image, true), Options()).has_value());
   for (const char* name : {"absent", "dots", "link"}) {
     const UniqueFd fd(::open(Path(name).c_str(), O_RDONLY));
@@ -379,10 +391,11 @@ TEST_F(ViewTest, ARedirectStaysInTheDataLayer) {
 // Modes decide, as on the FUSE mount, although the object files are the daemon's alone.
 TEST_F(ViewTest, ModesAreThoseOfTheImage) {
   StartFuse();
-  ErofsImage image({.permissions = 0755}, true);
-  image.AddFile(ErofsImage::kRoot, "open", {.permissions = 0444, .size = 4}, AddObject("open"));
-  image.AddFile(ErofsImage::kRoot, "shut", {.permissions = 0400, .size = 4}, AddObject("shut"));
-  image.AddFile(ErofsImage::kRoot, "suid", {.permissions = 04755, .size = 4}, AddObject("suid"));
+  ErofsImage::Node root = 0;
+  ErofsImage image = EmptyImage(true, &root);
+  image.AddFile(root, "open", {.permissions = 0444, .size = 4}, AddObject("open"));
+  image.AddFile(root, "shut", {.permissions = 0400, .size = 4}, AddObject("shut"));
+  image.AddFile(root, "suid", {.permissions = 04755, .size = 4}, AddObject("suid"));
   ASSERT_TRUE(Seal(PartsOf(image, true), Options()).has_value());
   fs::permissions(directory_, fs::perms::owner_all | fs::perms::others_exec | fs::perms::group_exec);
   EXPECT_TRUE(Ends([&] {
@@ -403,17 +416,18 @@ TEST_F(ViewTest, ModesAreThoseOfTheImage) {
 
 TEST_F(ViewTest, FindRsyncExecAndInodeNumbers) {
   StartFuse();
-  ErofsImage image({.permissions = 0755, .nlink = 2}, true);
-  const auto bin = image.AddDirectory(ErofsImage::kRoot, "bin", {.permissions = 0755, .nlink = 2}, true);
+  ErofsImage::Node root = 0;
+  ErofsImage image = EmptyImage(true, &root);
+  const auto bin = image.AddDirectory(root, "bin", {.permissions = 0755, .nlink = 2}, true);
   const std::string script = "#!/bin/sh\necho ran\n";
   const std::string program = Slurp("/bin/true");
   image.AddFile(bin, "script", {.permissions = 0755, .size = script.size()}, AddObject(script));
   image.AddFile(bin, "program", {.permissions = 0755, .size = program.size()}, AddObject(program));
   for (int i = 0; i < 300; ++i) {
-    image.AddFile(ErofsImage::kRoot, "f" + std::to_string(i), {.size = 5, .mtime_ns = 1'600'000'000'000'000'000},
+    image.AddFile(root, "f" + std::to_string(i), {.size = 5, .mtime_ns = 1'600'000'000'000'000'000},
                   AddObject("12345"));
   }
-  image.AddSymlink(ErofsImage::kRoot, "link", {.permissions = 0777}, "bin/script");
+  image.AddSymlink(root, "link", {.permissions = 0777}, "bin/script");
   ASSERT_TRUE(Seal(PartsOf(image, true), Options()).has_value());
   EXPECT_EQ(RunProgram({Path("link")}).output, "ran\n");
   EXPECT_EQ(RunProgram({Path("bin/program")}).exit_code, 0);
