@@ -103,8 +103,9 @@ class Reader {
     if (directory.size > kMaxDirectoryBytes) return Unsound("a directory of " + std::to_string(directory.size));
     for (uint64_t at = 0; at < directory.size; at += kBlockBytes) {
       const auto length = static_cast<size_t>(std::min(kBlockBytes, directory.size - at));
-      MLCACHE_ASSIGN_OR_RETURN(const std::string block, Read(directory.data + at, length));
-      MLCACHE_RETURN_IF_ERROR(AppendEntries(block, entries));
+      const Result<std::string> block = Read(directory.data + at, length);
+      if (!block.has_value()) return std::unexpected(block.error());
+      MLCACHE_RETURN_IF_ERROR(AppendEntries(*block, entries));
     }
     return entries;
   }

@@ -162,6 +162,7 @@ uint64_t Entry::TakeAll() {
   Tier* tier = nullptr;
   uint64_t cached_bytes = 0;
   uint64_t charged_bytes = 0;
+  std::shared_ptr<FilePin> pin;
   {
     const std::scoped_lock lock(state_mutex_);
     if (tier_ == nullptr) return 0;
@@ -169,7 +170,7 @@ uint64_t Entry::TakeAll() {
     cached_bytes = state_.cached_bytes;
     charged_bytes = state_.charged_bytes;
     Reset();
-    host_.Changed(id_, state_, nullptr, {}, {});
+    pin = host_.Changed(id_, state_, nullptr, {}, {});
   }
   {
     IndexBatch batch;
@@ -180,13 +181,16 @@ uint64_t Entry::TakeAll() {
     }
   }
   tier->ops().Reach("evict.after_rows");
-  tier->RemoveObject(id_, charged_bytes);
+  // Links keep the bytes, and their pin the charge.
+  if (pin != nullptr) pin->Keep(charged_bytes);
+  tier->RemoveObject(id_, pin == nullptr ? charged_bytes : 0);
   tier->ops().Reach("evict.after_unlink");
   tier->counters().evicted_bytes.Increment(static_cast<double>(cached_bytes));
   return cached_bytes;
 }
 
 uint64_t Entry::Take(uint32_t chunk, uint64_t mask, Taken why) {
+  if (HasLinks()) return TakeAll();  // who reads through a link must never see a hole
   Tier* tier = nullptr;
   uint64_t gone = 0;
   uint64_t space = 0;

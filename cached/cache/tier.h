@@ -76,6 +76,9 @@ class Tier {
   // Removes the name; `charged_bytes` go back to the budget when no descriptor of ours is left.
   void RemoveObject(const ObjectId& id, uint64_t charged_bytes);
 
+  // A hard link to the object file in `directory` of the same file system, under the same name.
+  Status LinkObject(const ObjectId& id, int directory);
+
   // Makes written bytes and new names durable: the given files, or everything when they are many.
   Status SyncFiles(const std::vector<ObjectId>& files);
 

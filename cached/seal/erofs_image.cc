@@ -215,7 +215,7 @@ ErofsImage::Node ErofsImage::AddWhiteout(Node parent, std::string_view name) {
 
 std::string ErofsImage::AttributeBytes(const Item& item) {
   std::string bytes;
-  if (item.type != S_IFREG && !item.opaque) return bytes;
+  if (item.type == S_IFREG ? item.text.empty() : !item.opaque) return bytes;
   Append(bytes, XattrHeader());
   if (item.type == S_IFDIR) {
     AppendXattr(bytes, "overlay.opaque", "y");

@@ -34,7 +34,7 @@ class ErofsImage {
 
   // Each returns the new node. `parent` is a directory; `name` is one component of 1 to 255 bytes, and new there.
   Node AddDirectory(Node parent, std::string_view name, const ImageAttributes& attributes, bool opaque);
-  // `redirect`: where the bytes are in the data layer, as in "/name".
+  // `redirect`: where the bytes are in the data layer, as in "/name"; "" for a file that has none.
   Node AddFile(Node parent, std::string_view name, const ImageAttributes& attributes, std::string_view redirect);
   // `target` is of 1 to 4095 bytes.
   Node AddSymlink(Node parent, std::string_view name, const ImageAttributes& attributes, std::string_view target);

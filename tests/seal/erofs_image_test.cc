@@ -44,7 +44,9 @@ class ErofsImageTest : public ::testing::Test {
 
   void TearDown() override {
     if (directory_.empty()) return;
-    if (mounted_) EXPECT_EQ(::umount2((directory_ + "/mnt").c_str(), 0), 0);
+    if (mounted_) {
+      EXPECT_EQ(::umount2((directory_ + "/mnt").c_str(), 0), 0);
+    }
     fs::remove_all(directory_);
   }
 

@@ -68,6 +68,8 @@ bool Ends(const std::function<bool()>& body) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+constexpr ErofsImage::Node kTree = 1;  // of EmptyImage
+
 class ViewTest : public MountTest {
  protected:
   void SetUp() override {
@@ -311,7 +313,7 @@ TEST_F(ViewTest, EveryWayOfMountingTheMetadataShowsTheSame) {
         std::pair(MetadataWay::kTmpfs, false), std::pair(MetadataWay::kTmpfs, true)}) {
     ErofsImage image = SmallImage(true);
     const auto deep =
-        image.AddDirectory(ErofsImage::kRoot, "deep",
+        image.AddDirectory(kTree, "deep",
                            {.permissions = 0711, .uid = 5, .gid = 6, .nlink = 2, .mtime_ns = 1'234'567'890'123}, true);
     image.AddFile(deep, "odd \n name", {.permissions = 0440, .uid = 7, .gid = 8, .size = 3, .mtime_ns = 42},
                   AddObject("odd"));
