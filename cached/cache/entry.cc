@@ -162,11 +162,13 @@ uint64_t Entry::TakeAll() {
   Tier* tier = nullptr;
   uint64_t cached_bytes = 0;
   uint64_t charged_bytes = 0;
+  bool may_be_lent = false;
   std::shared_ptr<FilePin> pin;
   {
     const std::scoped_lock lock(state_mutex_);
     if (tier_ == nullptr) return 0;
     tier = tier_;
+    may_be_lent = state_.complete;
     cached_bytes = state_.cached_bytes;
     charged_bytes = state_.charged_bytes;
     Reset();
@@ -181,9 +183,10 @@ uint64_t Entry::TakeAll() {
     }
   }
   tier->ops().Reach("evict.after_rows");
+  if (may_be_lent) host_.Left(id_);
   // Links keep the bytes, and their pin the charge.
   if (pin != nullptr) pin->Keep(charged_bytes);
-  tier->RemoveObject(id_, pin == nullptr ? charged_bytes : 0);
+  tier->RemoveObject(id_, pin == nullptr ? charged_bytes : 0, may_be_lent);
   tier->ops().Reach("evict.after_unlink");
   tier->counters().evicted_bytes.Increment(static_cast<double>(cached_bytes));
   return cached_bytes;
@@ -205,7 +208,8 @@ uint64_t Entry::Take(uint32_t chunk, uint64_t mask, Taken why) {
     space = SpaceOfBlocks(size_, chunk, gone);
     // The commit after this records the file's identity anew: it has to be compared before.
     const bool known = File().has_value();
-    if (gone != 0 && known && state_.cached_bytes > BytesOfBlocks(size_, chunk, gone)) {
+    const bool others_remain = state_.cached_bytes > BytesOfBlocks(size_, chunk, gone);
+    if (gone != 0 && known && others_remain && !MayBeLent()) {
       tier = tier_;
       const bool was_complete = std::exchange(state_.complete, false);
       state_.all_verified = false;
@@ -231,7 +235,7 @@ uint64_t Entry::Take(uint32_t chunk, uint64_t mask, Taken why) {
     }
   }
   if (gone == 0) return 0;
-  if (tier == nullptr) return TakeAll();  // nothing would be left
+  if (tier == nullptr) return TakeAll();  // nothing would be left, or others may be reading the file
   {
     const auto lock = tier->index().Lock();
     if (auto written = tier->index().Write(batch); !written.has_value()) {

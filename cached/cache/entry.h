@@ -49,6 +49,9 @@ class EntryHost {
 
   virtual void Accessed(const ObjectId& id, uint32_t first_chunk, uint32_t last_chunk, const AccessHints& hints) = 0;
 
+  // A complete object's file is about to lose its name.
+  virtual void Left(const ObjectId& id) = 0;
+
   // The last holder has let go.
   virtual void Closed(const ObjectId& id) = 0;
 
@@ -75,6 +78,7 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
   Result<std::unique_ptr<Reservation>> Reserve(ByteRange range, const AccessHints& hints) override;
   Status Fill(Reservation& reservation, uint64_t offset, std::span<const std::byte> bytes) override;
   void Touch(ByteRange range, const AccessHints& hints) override;
+  Result<UniqueFd> Lend(const LendingRoots& roots, Wait wait) override;
   uint64_t CachedBytes() const override;
   std::string TierKind() const override;
 
@@ -100,7 +104,11 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
 
  private:
   struct FillPlan;
-  struct ReadPlan;
+  struct ReadPlan {
+    Tier* tier = nullptr;
+    std::shared_ptr<ObjectFile> file;
+    std::vector<uint64_t> unverified;  // blocks
+  };
   enum class Taken : uint8_t { kEvicted, kDamaged };
 
   // state_mutex_ held:
@@ -113,6 +121,10 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
   Status KeepIdentity(const ObjectFile& file);
   bool HasLinks() const;
 
+  bool MayBeLent();
+
+  Result<UniqueFd> LendVerified(const LendingRoots& roots, Wait wait, std::vector<uint64_t>& damaged);
+  Result<ReadPlan> PlanLending(Wait wait);
   Result<ReadPlan> PlanRead(uint64_t offset, uint64_t length, Wait wait);
   Status Verify(const ReadPlan& plan, std::vector<uint64_t>& damaged);
   void MarkVerified(std::span<const uint64_t> blocks);

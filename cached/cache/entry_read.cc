@@ -8,12 +8,6 @@
 
 namespace mlcache::cache {
 
-struct Entry::ReadPlan {
-  Tier* tier = nullptr;
-  std::shared_ptr<ObjectFile> file;
-  std::vector<uint64_t> unverified;  // blocks
-};
-
 Status Entry::Read(uint64_t offset, std::span<std::byte> out, Wait wait) {
   if (offset > size_ || out.size() > size_ - offset) {
     return Fail(Code::kOutOfRange, key_.path + ": a read beyond the object's end");

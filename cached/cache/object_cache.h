@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "common/hash.h"
 #include "common/status.h"
+#include "common/unique_fd.h"
 #include "common/units.h"
 
 namespace mlcache::cache {
@@ -63,6 +65,19 @@ enum class Wait : uint8_t {
   kNever,     // kUnavailable unless the page cache has the bytes
 };
 
+// The directory of one tier's object files.
+struct ObjectsDirectory {
+  std::string path;  // absolute
+  uint64_t device = 0;
+  uint64_t inode = 0;
+};
+
+// Read-only mounts of the objects directories, in the order of ObjectCache::ObjectsDirectories. What is opened through
+// them cannot be opened for writing again, by whatever way.
+struct LendingRoots {
+  std::vector<UniqueFd> directories;
+};
+
 class CachedObject {
  public:
   virtual ~CachedObject() = default;
@@ -90,6 +105,12 @@ class CachedObject {
 
   // An access, for the eviction policy. Cheap.
   virtual void Touch(ByteRange range, const AccessHints& hints) = 0;
+
+  // A descriptor of the object's own file, for others to read and map without us, opened through `roots`. From then on
+  // the file is never written or punched, and when it leaves the cache its space stays charged until nobody has it open
+  // or mapped. Blocks that this boot has not seen verified are checked first. kNotFound: not complete (or empty);
+  // kDataLoss, kUnavailable as Read.
+  virtual Result<UniqueFd> Lend(const LendingRoots& roots, Wait wait) = 0;
 
   virtual uint64_t CachedBytes() const = 0;
 
@@ -125,6 +146,13 @@ class ObjectCache {
   virtual Status Flush() = 0;
 
   virtual std::vector<TierReport> Tiers() const = 0;
+
+  virtual std::vector<ObjectsDirectory> ObjectsDirectories() const = 0;
+
+  // Who is told of objects whose file has left the cache, so that those it was lent to can let go of it. Called on any
+  // thread, with locks of the cache held: it must not block or call the cache. Set before the first Lend; null: nobody.
+  using Left = std::function<void(const ObjectId&)>;
+  virtual void TellOfLeaving(Left left) = 0;
 };
 
 }  // namespace mlcache::cache

@@ -72,6 +72,7 @@ Result<OpenedCache> OpenCache(const CacheOptions& options, const Clock& clock, M
                                .capacity_bytes = tier.capacity_bytes,
                                .free_space_floor_bytes = options.free_space_floor_bytes,
                                .open_files = OpenFilesFor(options.tiers.size()),
+                               .number = levels.size(),
                                .keeps_state = levels.empty(),
                                .file_ops = options.file_ops != nullptr ? options.file_ops : &KernelFileOps()};
     MLCACHE_ASSIGN_OR_RETURN(auto opened, Tier::Open(wanted, clock, metrics));

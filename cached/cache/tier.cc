@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <set>
 
@@ -60,7 +61,8 @@ Tier::Tier(Options options, const Clock& clock, Metrics& metrics)
       clock_(clock),
       metrics_(metrics),
       budget_(options_.capacity_bytes),
-      descriptors_(options_.open_files) {}
+      descriptors_(options_.open_files),
+      graveyard_(budget_) {}
 
 Tier::Counters Tier::counters() const {
   const prometheus::Labels labels = {{"tier", kind()}};
@@ -205,6 +207,24 @@ Result<std::shared_ptr<ObjectFile>> Tier::CreateObject(const ObjectId& id, uint6
   return file;
 }
 
+ObjectsDirectory Tier::Objects() const {
+  struct stat info{};
+  std::error_code failure;
+  std::string path = std::filesystem::canonical(options_.directory + "/objects", failure).string();
+  if (failure || ::fstat(objects_.get(), &info) != 0) return {};
+  return {.path = std::move(path), .device = info.st_dev, .inode = info.st_ino};
+}
+
+Result<UniqueFd> Tier::OpenForLending(const ObjectId& id, const LendingRoots& roots) const {
+  const std::string path = PathOf(id);
+  if (options_.number >= roots.directories.size()) {
+    return Fail(Code::kFailedPrecondition, options_.directory + ": no read-only view to lend from");
+  }
+  UniqueFd fd(::openat(roots.directories[options_.number].get(), path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid()) return FailErrno(errno, options_.directory + "/objects/" + path + ": open to lend it");
+  return fd;
+}
+
 void Tier::NoteDirectory(const ObjectId& id) {
   const auto number = std::to_integer<size_t>(id[0]);
   struct stat info{};
@@ -213,15 +233,23 @@ void Tier::NoteDirectory(const ObjectId& id) {
   meter_->DirectoryNow(number, static_cast<uint64_t>(info.st_blocks) * kStatBlockBytes);
 }
 
-void Tier::RemoveObject(const ObjectId& id, uint64_t charged_bytes) {
-  std::shared_ptr<ObjectFile> file = descriptors_.Remove(id);
+void Tier::RemoveObject(const ObjectId& id, uint64_t charged_bytes, bool may_be_lent) {
+  std::shared_ptr<ObjectFile> file;
+  if (may_be_lent) {
+    // Not to be found again by name, but its users are.
+    if (auto opened = OpenObject(id, false); opened.has_value()) file = *std::move(opened);
+  }
+  if (std::shared_ptr<ObjectFile> cached = descriptors_.Remove(id); cached != nullptr) file = std::move(cached);
   const int error = ops().Unlink(objects_.get(), PathOf(id));
   if (error != 0 && error != ENOENT) {
     // The bytes are still there, and stay charged until a restart looks again.
     static_cast<void>(Failed(error, options_.directory + "/objects/" + PathOf(id) + ": unlink"));
     return;
   }
-  if (file != nullptr) {
+  if (file != nullptr && may_be_lent) {
+    graveyard_.Bury(std::move(file), charged_bytes);
+    graveyard_.Reap();
+  } else if (file != nullptr) {
     file->ReleaseOnClose(charged_bytes);
   } else {
     budget_.Release(charged_bytes);

@@ -14,6 +14,7 @@
 
 #include "cached/cache/budget.h"
 #include "cached/cache/file_ops.h"
+#include "cached/cache/graveyard.h"
 #include "cached/cache/object_file.h"
 #include "cached/cache/object_index.h"
 #include "cached/cache/overhead_meter.h"
@@ -38,6 +39,7 @@ class Tier {
     uint64_t capacity_bytes = 0;
     uint64_t free_space_floor_bytes = 0;
     size_t open_files = 0;        // limit of the descriptor cache
+    size_t number = 0;            // of the tiers, and so of LendingRoots::directories
     bool keeps_state = false;     // DIR/state counts into the budget
     FileOps* file_ops = nullptr;  // not owned
   };
@@ -73,8 +75,14 @@ class Tier {
   Result<std::shared_ptr<ObjectFile>> OpenObject(const ObjectId& id, bool writable);
   Result<std::shared_ptr<ObjectFile>> CreateObject(const ObjectId& id, uint64_t size);
 
-  // Removes the name; `charged_bytes` go back to the budget when no descriptor of ours is left.
-  void RemoveObject(const ObjectId& id, uint64_t charged_bytes);
+  // Removes the name; `charged_bytes` go back to the budget when no descriptor of ours is left, or, of a file that
+  // `may_be_lent`, when nobody's is.
+  void RemoveObject(const ObjectId& id, uint64_t charged_bytes, bool may_be_lent);
+  Graveyard& graveyard() { return graveyard_; }
+
+  ObjectsDirectory Objects() const;
+  // kFailedPrecondition when `roots` have no directory for this tier, or not a read-only one of this tier's.
+  Result<UniqueFd> OpenForLending(const ObjectId& id, const LendingRoots& roots) const;
 
   // A hard link to the object file in `directory` of the same file system, under the same name.
   Status LinkObject(const ObjectId& id, int directory);
@@ -116,6 +124,7 @@ class Tier {
   UniqueFd objects_;
   Budget budget_;
   DescriptorCache descriptors_;
+  Graveyard graveyard_;
   std::unique_ptr<OverheadMeter> meter_;
   std::unique_ptr<ObjectIndex> index_;
 

@@ -76,6 +76,12 @@ std::vector<TierReport> TieredCache::Tiers() const {
   return reports;
 }
 
+std::vector<ObjectsDirectory> TieredCache::ObjectsDirectories() const {
+  std::vector<ObjectsDirectory> directories;
+  for (const Level& level : levels_) directories.push_back(level.tier->Objects());
+  return directories;
+}
+
 std::shared_ptr<Entry> TieredCache::EntryOf(const ObjectId& id) {
   const std::scoped_lock lock(mutex_);
   const auto found = records_.find(id);
@@ -143,6 +149,14 @@ uint64_t TieredCache::EvictSome(Level& level, uint64_t bytes) {
   return EvictUnits(victims);
 }
 
+// True when space came free, or may well within a moment: of files evicted just now that mounts were lent.
+bool TieredCache::AwaitReturns(Tier& tier, uint64_t bytes) {
+  if (tier.graveyard().Reap() > 0) return true;
+  if (tier.graveyard().HopefulBytes() < bytes) return false;
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return true;
+}
+
 bool TieredCache::MakeRoom(Level& level, uint64_t bytes, bool charge) {
   Budget& budget = level.tier->budget();
   if (bytes > budget.MostChargeable()) return false;
@@ -156,6 +170,7 @@ bool TieredCache::MakeRoom(Level& level, uint64_t bytes, bool charge) {
       if (!charge || budget.TryCharge(bytes)) return true;
       continue;  // another was faster
     }
+    if (AwaitReturns(*level.tier, short_of)) continue;
     // What an unlinked file takes is free only once its last reader is done: no victims left means give up.
     std::vector<EvictionUnit> victims;
     {

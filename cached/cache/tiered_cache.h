@@ -47,6 +47,8 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
   uint64_t Evict(const ObjectKey& key) override;
   Status Flush() override;
   std::vector<TierReport> Tiers() const override;
+  std::vector<ObjectsDirectory> ObjectsDirectories() const override;
+  void TellOfLeaving(ObjectCache::Left left) override { left_ = std::move(left); }
 
   // ObjectLinks (tiered_cache_links.cc):
   Result<ObjectLink> Link(const ObjectKey& key, std::span<const int> directories) override;
@@ -80,6 +82,9 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
                                    std::span<const ChunkSpace> chunks, const AccessHints& hints) override;
   void Dirty(std::shared_ptr<Entry> entry, Tier* tier, uint64_t bytes) override;
   void Accessed(const ObjectId& id, uint32_t first_chunk, uint32_t last_chunk, const AccessHints& hints) override;
+  void Left(const ObjectId& id) override {
+    if (left_) left_(id);
+  }
   void Closed(const ObjectId& id) override;
   uint64_t Boot() const override { return options_.boot; }
 
@@ -92,6 +97,7 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
   void Unpin(const ObjectLink& link);
   uint64_t EvictUnits(const std::vector<EvictionUnit>& units);
   uint64_t EvictSome(Level& level, uint64_t bytes);
+  static bool AwaitReturns(Tier& tier, uint64_t bytes);
   std::shared_ptr<Entry> EntryOf(const ObjectId& id);               // null when nothing is known of it
   std::shared_ptr<Entry> Open(const ObjectId& id, Record& record);  // mutex_ held
 
@@ -106,6 +112,7 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
 
   const Options options_;
   const Clock& clock_;
+  ObjectCache::Left left_;
   std::vector<Level> levels_;  // the policies are guarded by mutex_
   std::function<void()> contention_;
 

@@ -73,6 +73,12 @@ class FakeObjectCache final : public ObjectCache {
     return {};
   }
 
+  std::vector<ObjectsDirectory> ObjectsDirectories() const override { return {}; }
+  void TellOfLeaving(Left left) override {
+    const std::scoped_lock lock(mutex_);
+    left_ = std::move(left);
+  }
+
   std::vector<TierReport> Tiers() const override {
     const std::scoped_lock lock(mutex_);
     return {{.directory = "fake",
@@ -199,6 +205,11 @@ class FakeObjectCache final : public ObjectCache {
 
     void Touch(ByteRange /*range*/, const AccessHints& /*hints*/) override { ++cache_.touches; }
 
+    // There is no file: what a test wants to see lent has to come from the real cache.
+    Result<UniqueFd> Lend(const LendingRoots& /*roots*/, Wait /*wait*/) override {
+      return Fail(Code::kNotFound, key_.path + ": no file to lend");
+    }
+
     uint64_t CachedBytes() const override {
       const std::scoped_lock lock(cache_.mutex_);
       uint64_t bytes = 0;
@@ -247,6 +258,7 @@ class FakeObjectCache final : public ObjectCache {
   uint64_t used_bytes_ = 0;
   uint64_t reserved_bytes_ = 0;
   std::optional<Error> fill_error_;
+  Left left_;
 };
 
 }  // namespace mlcache::cache
