@@ -126,6 +126,7 @@ void Session::Hear() {
     return;
   }
   if (heard.has_serving_mode() && heard_mode_) heard_mode_(heard.serving_mode());
+  if (heard.has_view_state() && heard_view_) heard_view_(heard.view_state());
 }
 
 void Session::ReportSlots() {
