@@ -145,7 +145,7 @@ void Sealer::Advance(const Subject& subject, Mount& mount, const std::stop_token
     case Phase::kShown:
       if (state.shown() != id) {
         End(mount, "no: the view is no longer shown", kShortestPause);
-      } else if (mount.withdraw || IsOutgrown(subject, mount, stop)) {
+      } else if (IsToGo(mount) || IsOutgrown(subject, mount, stop)) {
         Withdraw(subject, mount);
       }
       return;
@@ -179,8 +179,8 @@ void Sealer::Adopt(const Subject& subject, Mount& mount) {
   leaving_.erase(found);
   mount.shown_at = clock_.Now();
   mount.sealed_files = mount.files->links();
-  mount.whole = true;  // not known; a partial one is renewed by order, or with the next mount
   const std::scoped_lock lock(mutex_);
+  mount.whole = true;  // not known; one in part is made anew with the next mount
   mount.phase = Phase::kShown;
   mount.text = "yes: since before the daemon's start, " + Count(mount.sealed_files, "files with bytes");
 }
@@ -315,13 +315,18 @@ Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan,
     descriptors.push_back(layer.directory.get());
   }
   MLCACHE_RETURN_IF_ERROR(sessions_.Send(subject.report.mount_id, message, descriptors));
-  mount.whole = plan.whole();
   mount.deadline = clock_.Now() + kShowTimeout;
   const std::scoped_lock lock(mutex_);
+  mount.whole = plan.whole();
   mount.phase = Phase::kOffered;
   mount.text = TextOf(plan);
   mount.asked = false;
   return {};
+}
+
+bool Sealer::IsToGo(const Mount& mount) const {
+  const std::scoped_lock lock(mutex_);
+  return mount.withdraw;
 }
 
 // More is complete by now than a view in part shows. Looked at seldom, and only while nothing is being filled.

@@ -64,13 +64,13 @@ class Sealer {
     bool withdraw = false;  // the view is to go
     uint64_t attempts = 0;  // that have ended
     bool present = true;    // a session of it is alive
+    bool whole = false;     // what is shown
     std::string identity;   // of its store
     std::string root;       // of the mount below that
     Nanos not_before{};
     // The thread's.
     std::unique_ptr<ViewFiles> files;
     uint64_t sealed_files = 0;
-    bool whole = false;
     Nanos deadline{};
     Nanos shown_at{};
     uint64_t signature = 0;  // of the cache, at the last look
@@ -84,6 +84,7 @@ class Sealer {
   void Advance(const Subject& subject, Mount& mount, const std::stop_token& stop);
   void Adopt(const Subject& subject, Mount& mount);
   void Withdraw(const Subject& subject, Mount& mount);
+  bool IsToGo(const Mount& mount) const;
   bool MayTry(const Subject& subject, Mount& mount);
   void Try(const Subject& subject, Mount& mount, const std::stop_token& stop);
   SealPlan Look(const Subject& subject, bool ask_store, const std::stop_token& stop);
