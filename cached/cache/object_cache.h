@@ -147,10 +147,14 @@ class ObjectCache {
 
   virtual std::vector<TierReport> Tiers() const = 0;
 
+  // An access to all of a complete object that was lent, for the eviction policy. Cheap.
+  virtual void Touch(const ObjectId& id, const AccessHints& hints) = 0;
+
   virtual std::vector<ObjectsDirectory> ObjectsDirectories() const = 0;
 
   // Who is told of objects whose file has left the cache, so that those it was lent to can let go of it. Called on any
-  // thread, with locks of the cache held: it must not block or call the cache. Set before the first Lend; null: nobody.
+  // thread, with locks of the cache held: it must not block or call the cache. Null: nobody; the one before is not
+  // called any more when this returns.
   using Left = std::function<void(const ObjectId&)>;
   virtual void TellOfLeaving(Left left) = 0;
 };

@@ -47,8 +47,12 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
   uint64_t Evict(const ObjectKey& key) override;
   Status Flush() override;
   std::vector<TierReport> Tiers() const override;
+  void Touch(const ObjectId& id, const AccessHints& hints) override { Accessed(id, 0, 0, hints); }
   std::vector<ObjectsDirectory> ObjectsDirectories() const override;
-  void TellOfLeaving(ObjectCache::Left left) override { left_ = std::move(left); }
+  void TellOfLeaving(ObjectCache::Left left) override {
+    const std::scoped_lock lock(left_mutex_);
+    left_ = std::move(left);
+  }
 
   // ObjectLinks (tiered_cache_links.cc):
   Result<ObjectLink> Link(const ObjectKey& key, std::span<const int> directories) override;
@@ -83,6 +87,7 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
   void Dirty(std::shared_ptr<Entry> entry, Tier* tier, uint64_t bytes) override;
   void Accessed(const ObjectId& id, uint32_t first_chunk, uint32_t last_chunk, const AccessHints& hints) override;
   void Left(const ObjectId& id) override {
+    const std::scoped_lock lock(left_mutex_);
     if (left_) left_(id);
   }
   void Closed(const ObjectId& id) override;
@@ -112,7 +117,8 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
 
   const Options options_;
   const Clock& clock_;
-  ObjectCache::Left left_;
+  std::mutex left_mutex_;      // held while left_ runs: once TellOfLeaving returns, the one before is not called
+  ObjectCache::Left left_;     // guarded by left_mutex_
   std::vector<Level> levels_;  // the policies are guarded by mutex_
   std::function<void()> contention_;
 

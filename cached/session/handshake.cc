@@ -68,7 +68,8 @@ View ViewOf(const MountOptions& options, const VolumeOptions& volume) {
   return view;
 }
 
-Status SendWelcome(int socket, const ring::DaemonChannel& channel, uint64_t generation) {
+Status SendWelcome(int socket, const ring::DaemonChannel& channel, uint64_t generation,
+                   const std::vector<cache::ObjectsDirectory>& directories) {
   MLCACHE_ASSIGN_OR_RETURN(const ring::ChannelDescriptors descriptors, channel.Descriptors());
   std::vector<int> fds = {descriptors.control.get(), descriptors.arena.get(), descriptors.submission_doorbell.get(),
                           descriptors.notification_doorbell.get()};
@@ -77,6 +78,12 @@ Status SendWelcome(int socket, const ring::DaemonChannel& channel, uint64_t gene
   welcome.set_generation(generation);
   welcome.set_queue_pairs(static_cast<uint32_t>(descriptors.completion_doorbells.size()));
   welcome.set_program_version(kVersion);
+  for (const cache::ObjectsDirectory& directory : directories) {
+    ObjectsDirectory& sent = *welcome.add_objects_directories();
+    sent.set_path(directory.path);
+    sent.set_device(directory.device);
+    sent.set_inode(directory.inode);
+  }
   return ring::Send(socket, welcome.SerializeAsString(), fds);
 }
 

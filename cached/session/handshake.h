@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "cached/session/attributes.h"
 #include "cached/session/session_server.h"
@@ -24,7 +25,9 @@ Status CheckOptions(const MountOptions& options);
 
 View ViewOf(const MountOptions& options, const VolumeOptions& volume);
 
-Status SendWelcome(int socket, const ring::DaemonChannel& channel, uint64_t generation);
+// `directories`: where complete files may be opened by whoever may mount.
+Status SendWelcome(int socket, const ring::DaemonChannel& channel, uint64_t generation,
+                   const std::vector<cache::ObjectsDirectory>& directories);
 
 // Best effort: the peer may be gone.
 void SendRefusal(int socket, const Error& error);

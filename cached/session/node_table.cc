@@ -43,7 +43,7 @@ NodeTable::NodeTable(cache::KeyValue& rows, size_t max_rows, uint64_t hash_mask)
 uint64_t NodeTable::Candidate(std::string_view identity, std::string_view path, const store::ObjectInfo& info,
                               uint32_t probe) const {
   const uint64_t seed = (uint64_t{probe} << 8) | static_cast<uint64_t>(info.type);
-  return Hash64(VersionOf(info), Hash64(path, Hash64(identity, seed))) & hash_mask_;
+  return Hash64(VersionOf(info), Hash64(path, Hash64(identity, seed))) & hash_mask_ & ~uint64_t{1};
 }
 
 NodePtr NodeTable::PeekLocked(uint64_t id) {

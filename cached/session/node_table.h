@@ -1,7 +1,8 @@
 // nodeid ↔ what the kernel knows by it: one version of one path of one store. An id is a 64-bit hash of (identity,
-// path, version, type); where two keys share a hash the later one takes the next of a fixed sequence, found by
-// comparing whole keys. A row is in the KeyValue before its id is given out, so ids mean the same after a restart.
-// Memory holds the rows used last; the others are read back when asked for. Thread-safe.
+// path, version, type), always even (the odd ones are the shims' second names for the same); where two keys share a
+// hash the later one takes the next of a fixed sequence, found by comparing whole keys. A row is in the KeyValue before
+// its id is given out, so ids mean the same after a restart. Memory holds the rows used last; the others are read back
+// when asked for. Thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -48,6 +48,10 @@ std::string_view OpName(ring::Op op) {
       return "releaseslot";
     case ring::Op::kStats:
       return "stats";
+    case ring::Op::kAccess:
+      return "access";
+    case ring::Op::kTookLeases:
+      return "tookleases";
   }
   return "unknown";
 }

@@ -22,7 +22,7 @@ class RequestMetrics {
   void Count(ring::Op op, int32_t code, Nanos taken);
 
  private:
-  static constexpr size_t kOps = 17;
+  static constexpr size_t kOps = 19;
   static constexpr size_t kCodes = 17;
 
   Metrics& metrics_;

@@ -45,7 +45,8 @@ Session::Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::uni
       job_(std::move(job)),
       describe_(std::move(describe)),
       wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
-      files_(generation) {}
+      files_(generation),
+      lender_(parts.cache, parts.metrics) {}
 
 Session::~Session() = default;
 
@@ -127,6 +128,18 @@ void Session::Hear() {
   }
   if (heard.has_serving_mode() && heard_mode_) heard_mode_(heard.serving_mode());
   if (heard.has_view_state() && heard_view_) heard_view_(heard.view_state());
+  if (heard.has_lending()) {
+    if (const Status begun = lender_.Begin(std::move(message->descriptors)); !begun.has_value()) {
+      End(begun.error().message());
+    }
+  }
+}
+
+void Session::Revoke(const cache::ObjectId& id) {
+  // When the queue is full the shim keeps the file for as long as it likes: the cache counts its space until then.
+  if (const std::optional<uint64_t> node = lender_.Leave(id)) {
+    channel_->PushNotification({.notice = ring::Notice::kRevoke, .node = *node});
+  }
 }
 
 void Session::ReportSlots() {

@@ -16,25 +16,29 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "cached/session/lender.h"
 #include "cached/session/open_files.h"
 #include "cached/session/request_metrics.h"
 #include "cached/session/tree.h"
 #include "common/executor.h"
 #include "common/ring/channel.h"
 #include "common/unique_fd.h"
+#include "common/units.h"
 #include "proto/session.pb.h"
 
 namespace mlcache::session {
 
 // What all sessions of a server share; borrowed, outlives them.
 struct SessionParts {
+  cache::ObjectCache& cache;
   fetch::Fetcher& fetcher;
   Executor& metadata;
   Metrics& metrics;
   RequestMetrics& request_metrics;
   const Clock& clock;
   Nanos request_timeout;
-  size_t lane_width = 8;  // tasks that one session may have on the executor at once
+  uint64_t whole_open_bytes = kMiB;  // a file up to here is fetched whole when it is opened to be lent
+  size_t lane_width = 8;             // tasks that one session may have on the executor at once
 };
 
 class Session {
@@ -57,6 +61,9 @@ class Session {
 
   // Makes Run return. Any thread.
   void End(std::string_view why);
+
+  // Tells the shim to let go of a lent file that has left the cache. Any thread; does not block.
+  void Revoke(const cache::ObjectId& id);
 
   // Tells the kernel to forget what it knows of `path` (below the identity) and below it. Waits a little where the
   // shim is slow to take notice. Any thread but the pump.
@@ -107,6 +114,12 @@ class Session {
   void Serve(const RequestPtr& request);
   void LookUp(const RequestPtr& request);
   void GetAttributes(const RequestPtr& request);
+  bool IsLendable(const ring::Submission& submission, const fetch::Source& source) const;
+  std::optional<ring::Completion> LendFromMemory(const ring::Submission& submission, const Tree::Opened& opened);
+  bool MayBecomeLendable(const fetch::Source& source) const;
+  bool Lend(const RequestPtr& request, const Tree::Opened& opened);
+  void FetchAndLend(const RequestPtr& request, Tree::Opened opened);
+  void OpenByHandle(const RequestPtr& request, Tree::Opened opened);
   void Open(const RequestPtr& request);
   void OpenDir(const RequestPtr& request);
   void ReadDir(const RequestPtr& request);
@@ -131,6 +144,7 @@ class Session {
   int socket_ = -1;      // the pump's
   const UniqueFd wake_;  // eventfd, written to wake the pump
   OpenFiles files_;
+  Lender lender_;
   std::atomic<uint64_t> requests_ = 0;
   std::atomic<bool> ending_ = false;
   std::atomic<size_t> slot_waiting_ = 0;  // size of slot_waiters_

@@ -2,7 +2,9 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "cached/session/path.h"
@@ -41,7 +43,7 @@ bool IsReadOnly(const ring::Submission& open) { return (open.flags & O_ACCMODE) 
 // What can be told from the submission alone.
 Status Check(const ring::Submission& submission) {
   const auto op = static_cast<uint32_t>(submission.op);
-  if (op == 0 || op > static_cast<uint32_t>(Op::kStats))
+  if (op == 0 || op > static_cast<uint32_t>(ring::kLastOp))
     return Fail(Code::kUnimplemented, "no operation has the number " + std::to_string(op));
   if (submission.name_length > ring::kMaxNameBytes) return Fail(Code::kInvalidArgument, "a name above 255 bytes");
   if (submission.op == Op::kLookup && !IsValidName(NameOfSubmission(submission)))
@@ -86,6 +88,16 @@ bool Session::HandleUnanswered(const ring::Submission& submission) {
     case Op::kCancel:
       Cancel(submission.offset);
       return true;
+    case Op::kAccess: {
+      std::array<uint64_t, ring::kMaxAccessNodes> nodes{};
+      const size_t count = submission.name_length / sizeof(uint64_t);
+      std::memcpy(nodes.data(), submission.name.data(), count * sizeof(uint64_t));
+      lender_.Accessed(std::span(nodes).first(count));
+      return true;
+    }
+    case Op::kTookLeases:
+      lender_.Taken(submission.offset);
+      return true;
     case Op::kForget:       // rows are dropped by use, ids never
     case Op::kReleaseSlot:  // taken back by the channel
       return true;
@@ -103,6 +115,7 @@ std::optional<ring::Completion> Session::AnswerFromMemory(const ring::Submission
   } else if (submission.op == Op::kOpen && IsReadOnly(submission)) {
     if (auto opened = tree_->Open(submission.node, Effort::kMemoryOnly, {})) {
       if (!opened->has_value()) return ring::Completion{.code = static_cast<int32_t>(opened->error().code())};
+      if (IsLendable(submission, (*opened)->source)) return LendFromMemory(submission, **opened);
       return ring::Completion{.handle = AddFile(submission.node, std::move((*opened)->source)),
                               .attributes = (*opened)->attributes};
     }
@@ -226,10 +239,66 @@ void Session::Open(const RequestPtr& request) {
     Refuse(*request, opened.error());
     return;
   }
-  const uint64_t handle = AddFile(submission.node, std::move(opened->source));
-  Complete(*request, {.handle = handle, .attributes = opened->attributes});
+  if (!IsLendable(submission, opened->source)) return OpenByHandle(request, *std::move(opened));
+  if (Lend(request, *opened)) return;
+  if (!MayBecomeLendable(opened->source)) return OpenByHandle(request, *std::move(opened));
+  FetchAndLend(request, *std::move(opened));
+}
+
+void Session::OpenByHandle(const RequestPtr& request, Tree::Opened opened) {
+  const uint64_t node = request->submission.node;
+  const uint64_t handle = AddFile(node, std::move(opened.source));
+  Complete(*request, {.handle = handle, .attributes = opened.attributes});
   // Called off while it was opened: nobody will release the handle.
-  if (request->stop.stop_requested()) files_.Release(handle, submission.node);
+  if (request->stop.stop_requested()) files_.Release(handle, node);
+}
+
+// Empty files have no file in the cache, and what is not kept never becomes one.
+bool Session::IsLendable(const ring::Submission& submission, const fetch::Source& source) const {
+  return (submission.flags & ring::kWantLease) != 0 && lender_.ready() && source.ref.size > 0 && source.hints.keep;
+}
+
+// An open that takes neither disk nor store; nothing when it does.
+std::optional<ring::Completion> Session::LendFromMemory(const ring::Submission& submission,
+                                                        const Tree::Opened& opened) {
+  cache::AccessHints hints = opened.source.hints;
+  hints.job = job_;
+  const Result<uint64_t> lease = lender_.Lend(submission.node, *opened.source.object, hints, cache::Wait::kNever);
+  if (lease.has_value()) {
+    return ring::Completion{.flags = ring::kLeaseSent, .attributes = opened.attributes, .lease = *lease};
+  }
+  const bool whole = opened.source.object->Missing(0, opened.source.ref.size).empty();
+  if (whole || MayBecomeLendable(opened.source)) return std::nullopt;
+  return ring::Completion{.handle = AddFile(submission.node, opened.source), .attributes = opened.attributes};
+}
+
+bool Session::MayBecomeLendable(const fetch::Source& source) const {
+  return source.ref.size <= parts_.whole_open_bytes;
+}
+
+bool Session::Lend(const RequestPtr& request, const Tree::Opened& opened) {
+  cache::AccessHints hints = opened.source.hints;
+  hints.job = job_;
+  const Result<uint64_t> lease =
+      lender_.Lend(request->submission.node, *opened.source.object, hints, cache::Wait::kMayBlock);
+  if (!lease.has_value()) return false;
+  Complete(*request, {.flags = ring::kLeaseSent, .attributes = opened.attributes, .lease = *lease});
+  return true;
+}
+
+// A small file is fetched whole, in one request, so that not even its first read comes to us. What goes wrong is the
+// first read's to tell.
+void Session::FetchAndLend(const RequestPtr& request, Tree::Opened opened) {
+  const fetch::Source& source = opened.source;
+  uint64_t missing = 0;
+  for (const cache::ByteRange& part : source.object->Missing(0, source.ref.size)) missing += part.length;
+  parts_.metrics.cache_miss_bytes.Add({{"pattern", "whole"}}).Increment(static_cast<double>(missing));
+  const store::CallContext context = ContextOf(*request);
+  parts_.fetcher.Ensure(opened.source, {.offset = 0, .length = source.ref.size}, context,
+                        [this, request = RequestPtr(request), opened](const Status& fetched) mutable {
+                          const RequestPtr last = std::move(request);
+                          if (!fetched.has_value() || !Lend(last, opened)) OpenByHandle(last, std::move(opened));
+                        });
 }
 
 void Session::OpenDir(const RequestPtr& request) {

@@ -75,6 +75,7 @@ class ServerImpl final : public SessionServer {
   Status Send(uint64_t mount_id, const FromDaemon& message, const std::vector<int>& descriptors) override;
 
  private:
+  void Revoke(const cache::ObjectId& id);
   void Listen();
   void Admit(UniqueFd socket);
   void Reap();
@@ -103,12 +104,14 @@ class ServerImpl final : public SessionServer {
 Status ServerImpl::Start() {
   if (!wake_.valid()) return FailErrno(errno, "eventfd");
   MLCACHE_ASSIGN_OR_RETURN(listener_, ring::Listen(options_.socket_dir + kSocketName, options_.socket_mode));
+  dependencies_.cache.TellOfLeaving([this](const cache::ObjectId& id) { Revoke(id); });
   listening_ = std::thread([this] { Listen(); });
   pthread_setname_np(listening_.native_handle(), "session-listen");
   return {};
 }
 
 ServerImpl::~ServerImpl() {
+  dependencies_.cache.TellOfLeaving(nullptr);
   stop_.request_stop();
   static_cast<void>(eventfd_write(wake_.get(), 1));
   if (listening_.joinable()) listening_.join();
@@ -217,12 +220,14 @@ Status ServerImpl::Greet(Connection& connection) {
   const ring::Geometry geometry{.queue_pairs = hello.workers()};
   const uint64_t generation = ++next_generation_;
   MLCACHE_ASSIGN_OR_RETURN(std::unique_ptr<ring::DaemonChannel> channel, ring::CreateChannel(geometry, generation));
-  const SessionParts parts{.fetcher = dependencies_.fetcher,
+  const SessionParts parts{.cache = dependencies_.cache,
+                           .fetcher = dependencies_.fetcher,
                            .metadata = *executor_,
                            .metrics = dependencies_.metrics,
                            .request_metrics = request_metrics_,
                            .clock = dependencies_.clock,
                            .request_timeout = options_.request_timeout,
+                           .whole_open_bytes = options_.whole_open_bytes,
                            .lane_width = lane_width_};
   const View view = ViewOf(hello.options(), options_.volume);
   ring::DaemonChannel& sent = *channel;
@@ -258,7 +263,8 @@ Status ServerImpl::Greet(Connection& connection) {
     connection.mount_id = hello.mount_id();
     connection.session = std::move(session);
   }
-  Status sent_welcome = SendWelcome(connection.socket.get(), sent, generation);
+  Status sent_welcome =
+      SendWelcome(connection.socket.get(), sent, generation, dependencies_.cache.ObjectsDirectories());
   if (!sent_welcome.has_value()) {
     std::lock_guard lock(mutex_);
     connection.session.reset();
@@ -316,6 +322,13 @@ Result<std::shared_ptr<Volume>> ServerImpl::VolumeOfMount(const std::string& mou
 Result<std::shared_ptr<Volume>> ServerImpl::VolumeOfUrl(const std::string& url) {
   MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(url, Context()));
   return volume;
+}
+
+void ServerImpl::Revoke(const cache::ObjectId& id) {
+  const std::lock_guard lock(mutex_);
+  for (const Connection& connection : connections_) {
+    if (connection.session != nullptr) connection.session->Revoke(id);
+  }
 }
 
 void ServerImpl::NotifyInvalidated(const Volume& volume, const std::string& path) {

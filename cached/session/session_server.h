@@ -19,6 +19,7 @@
 #include "cached/store/open_store.h"
 #include "common/clock.h"
 #include "common/status.h"
+#include "common/units.h"
 #include "proto/session.pb.h"
 
 namespace mlcache {
@@ -34,6 +35,7 @@ struct SessionServerOptions {
   mode_t socket_mode = 0666;  // who may mount is decided by the policy, by SO_PEERCRED
   size_t max_sessions = 256;
   size_t metadata_workers = 16;
+  uint64_t whole_open_bytes = kMiB;                  // files up to here are fetched whole when they are opened
   Nanos request_timeout = std::chrono::seconds(60);  // of one store operation on behalf of a reader
   // Who may mount beside root and the daemon's own user: nobody else for an empty list, everybody without one.
   std::optional<std::vector<uid_t>> allowed_uids;

@@ -38,7 +38,7 @@ Error BrokenShim(uint32_t pair, const std::string& what) {
 // What a submission may say at all; the rest is for whoever executes it.
 bool WellFormed(const Submission& submission) {
   const auto op = static_cast<uint32_t>(submission.op);
-  return op > static_cast<uint32_t>(Op::kNone) && op <= static_cast<uint32_t>(Op::kStats) &&
+  return op > static_cast<uint32_t>(Op::kNone) && op <= static_cast<uint32_t>(kLastOp) &&
          submission.length <= kMaxReadBytes;
 }
 

@@ -9,7 +9,7 @@
 
 namespace mlcache::ring {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 inline constexpr uint32_t kMaxReadBytes = 1U << 20;  // of one kRead or kReadDir, and so the largest slot
 inline constexpr uint32_t kMaxNameBytes = 255;
 inline constexpr uint64_t kRootNode = 1;
@@ -19,7 +19,7 @@ enum class Op : uint32_t {
   kLookup = 1,        // node = parent, name → attributes; kNotFound carries a negative timeout
   kGetAttr = 2,       // node → attributes
   kReadLink = 3,      // node → slot with the target
-  kOpen = 4,          // node, flags = open(2) flags → handle
+  kOpen = 4,          // node, flags = open(2) flags → handle, or a lease
   kRelease = 5,       // node, handle; no completion
   kRead = 6,          // node, handle (a hint: 0 or stale works), offset, length → slot with the bytes
   kOpenDir = 7,       // node → handle
@@ -32,7 +32,19 @@ enum class Op : uint32_t {
   kCancel = 14,       // offset = the id of the submission to call off; no completion of its own
   kReleaseSlot = 15,  // offset = Completion::slot; no completion
   kStats = 16,        // → slot with the text of .mlcache/stats
+  kAccess = 17,       // name = nodes (u64 each) of lent files that were opened again; a hint, no completion
+  kTookLeases = 18,   // offset = how many more descriptors were taken off the lease socket; no completion
 };
+inline constexpr Op kLastOp = Op::kTookLeases;
+
+// Submission::flags of kOpen, beside those of open(2): the file may be lent, if the daemon has all of it.
+inline constexpr uint32_t kWantLease = 1U << 31;
+
+// Completion::flags of kOpen: the file is lent. `lease` is the number of the message on the lease socket that brings
+// its descriptor, which was sent before this. There is no handle then.
+inline constexpr uint32_t kLeaseSent = 2;
+
+inline constexpr size_t kMaxAccessNodes = 31;  // of one kAccess
 
 // Submission::flags of kReadDir: of an entry's attributes only inode and mode are wanted, and no nodeid (it stays 0).
 inline constexpr uint32_t kNamesOnly = 1;
@@ -86,7 +98,7 @@ struct Completion {
   uint32_t flags = 0;
   uint64_t handle = 0;          // of kOpen, kOpenDir
   NodeAttributes attributes{};  // of kLookup, kGetAttr, kOpen; on kNotFound entry_timeout_ns alone
-  uint64_t reserved = 0;
+  uint64_t lease = 0;           // of kOpen with kLeaseSent
 };
 
 // In a kReadDir slot, one after the other, each padded to 8 bytes: this header, then name_length bytes of name.
@@ -107,9 +119,14 @@ struct StatFsReply {
   uint64_t files_free = 0;
 };
 
-enum class Notice : uint32_t { kNone = 0, kInvalidateEntry = 1, kInvalidateInode = 2 };
+enum class Notice : uint32_t {
+  kNone = 0,
+  kInvalidateEntry = 1,
+  kInvalidateInode = 2,
+  kRevoke = 3,  // node: a lent file has left the cache; end its registration as soon as nobody has it open
+};
 
-// daemon → shim, unasked: drop what the kernel holds.
+// daemon → shim, unasked.
 struct Notification {
   Notice notice = Notice::kNone;
   uint32_t name_length = 0;

@@ -73,6 +73,7 @@ class FakeObjectCache final : public ObjectCache {
     return {};
   }
 
+  void Touch(const ObjectId& /*id*/, const AccessHints& /*hints*/) override { ++touches; }
   std::vector<ObjectsDirectory> ObjectsDirectories() const override { return {}; }
   void TellOfLeaving(Left left) override {
     const std::scoped_lock lock(mutex_);

@@ -23,7 +23,7 @@ size_t OpenDescriptors() {
 
 TEST(Channel, CarriesEveryFieldOfEverySubmission) {
   const Ends ends = MakeEnds(kSmall);
-  for (uint32_t op = static_cast<uint32_t>(Op::kLookup); op <= static_cast<uint32_t>(Op::kStats); ++op) {
+  for (uint32_t op = static_cast<uint32_t>(Op::kLookup); op <= static_cast<uint32_t>(kLastOp); ++op) {
     if (op == static_cast<uint32_t>(Op::kReleaseSlot)) continue;  // handled inside
     Submission sent = MakeSubmission(op, static_cast<Op>(op), std::string(size_t{op} * 15, 'n'));
     sent.flags = 1;

@@ -212,7 +212,7 @@ void CheckSubmission(const Submission& submission) {
   ASSERT_LE(submission.length, kMaxReadBytes);
   ASSERT_NE(submission.op, Op::kNone);
   ASSERT_NE(submission.op, Op::kReleaseSlot);
-  ASSERT_LE(static_cast<uint32_t>(submission.op), static_cast<uint32_t>(Op::kStats));
+  ASSERT_LE(static_cast<uint32_t>(submission.op), static_cast<uint32_t>(kLastOp));
 }
 
 int ReadAll(std::span<const std::byte> bytes) {
