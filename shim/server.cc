@@ -18,6 +18,7 @@
 #include "shim/kernel_channel.h"
 #include "shim/notifier.h"
 #include "shim/privileges.h"
+#include "shim/view_relay.h"
 #include "shim/worker.h"
 
 namespace mlcache::shim {
@@ -51,7 +52,9 @@ class Server {
                              Connection::Make(
                                  options_.socket_dir, options_.hello, kWorkers,
                                  [this](const std::shared_ptr<DaemonSession>& session) { Publish(session); },
-                                 [](const DaemonSession&, const session::FromDaemon&, std::vector<UniqueFd>) {}));
+                                 [this](const DaemonSession&, const session::FromDaemon& message,
+                                        std::vector<UniqueFd> descriptors) { views_.Heard(message, descriptors); }));
+    connection_->set_tick([this](const DaemonSession& session) { return views_.Tick(session); });
     MLCACHE_ASSIGN_OR_RETURN(notifier_, Notifier::Start(*kernel_, locks_));
     return kernel_->Start();
   }
@@ -73,6 +76,7 @@ class Server {
   void Publish(const std::shared_ptr<DaemonSession>& session) {
     for (const std::unique_ptr<Worker>& worker : workers_) worker->PostSession(session);
     notifier_->PostSession(session);
+    views_.Begin();
     if (session != nullptr) state_.ready = 1;
   }
 
@@ -81,6 +85,7 @@ class Server {
   FileSystem files_;
   DirectoryLocks locks_;
   KeeperLink keeper_;  // the main thread's
+  ViewRelay views_{keeper_, state_};
   std::unique_ptr<KernelChannel> kernel_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<Connection> connection_;

@@ -25,6 +25,7 @@ struct ServerOptions {
   session::Hello hello;
   Nanos io_timeout{};
   pid_t keeper = 0;
+  uid_t daemon_uid = 0;          // as it was when the mount began
   std::optional<int> oom_score;  // to go back to, when the keeper has protected itself
   FaultHook fault_hook;
 };
