@@ -2,6 +2,8 @@
 
 #include <glog/logging.h>
 #include <limits.h>
+#include <linux/fuse.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -33,7 +35,7 @@ timespec Time(int64_t nanos) {
 }
 
 // A nodeid the daemon may give out; anything else would let its file pass for the root or for one of ours.
-bool IsForeign(uint64_t node) { return node > ring::kRootNode && !IsControlNode(node); }
+bool IsForeign(uint64_t node) { return OpenTable::HasAlias(node) && OpenTable::BaseOf(node) == node; }
 
 void Malformed(const Request& request, std::string_view what) {
   LOG_EVERY_N(ERROR, 100) << "the daemon's answer to operation " << static_cast<uint32_t>(request.submission.op)
@@ -41,9 +43,19 @@ void Malformed(const Request& request, std::string_view what) {
   fuse_reply_err(request.kernel, EIO);
 }
 
-void AnswerLookup(const Request& request, const ring::Completion& completion) {
+// As EntryOf, with the nodeid that the kernel is to know a file by now.
+fuse_entry_param ShownEntryOf(const ring::NodeAttributes& attributes, const AnswerContext& context) {
+  fuse_entry_param entry = EntryOf(attributes);
+  if (S_ISREG(attributes.mode)) {
+    entry.ino = context.opens.NodeFor(attributes.node);
+    context.serving.Saw(attributes.size);
+  }
+  return entry;
+}
+
+void AnswerLookup(const Request& request, const ring::Completion& completion, const AnswerContext& context) {
   if (!IsForeign(completion.attributes.node)) return Malformed(request, "nodeid out of range");
-  const fuse_entry_param entry = EntryOf(completion.attributes);
+  const fuse_entry_param entry = ShownEntryOf(completion.attributes, context);
   fuse_reply_entry(request.kernel, &entry);
 }
 
@@ -52,14 +64,6 @@ void AnswerNoEntry(const Request& request, const ring::Completion& completion) {
   fuse_entry_param entry{};
   entry.entry_timeout = Seconds(completion.attributes.entry_timeout_ns);
   fuse_reply_entry(request.kernel, &entry);
-}
-
-void AnswerOpen(const Request& request, const ring::Completion& completion) {
-  fuse_file_info file{};
-  file.fh = completion.handle;
-  file.keep_cache = 1;  // a nodeid names one version, so what the kernel holds of it stays true
-  file.noflush = 1;     // nothing is written, so close(2) need not ask
-  fuse_reply_open(request.kernel, &file);
 }
 
 void AnswerOpenDirectory(const Request& request, const ring::Completion& completion) {
@@ -105,10 +109,28 @@ void AnswerStatFs(const Request& request, std::span<const std::byte> bytes) {
   fuse_reply_statfs(request.kernel, &space);
 }
 
-void AnswerStats(const Request& request, std::span<const std::byte> bytes, ControlFiles& control_files) {
-  control_files.Keep(request.open_file, std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
-  const std::optional<std::string> text = control_files.Read(request.open_file, request.position, request.room);
-  fuse_reply_buf(request.kernel, text->data(), text->size());
+void AnswerStats(const Request& request, std::span<const std::byte> bytes, ControlFiles& files) {
+  std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  uint64_t node = request.node;
+  if (request.stats == StatsUse::kLookup) {
+    node = files.Add(std::move(text));
+  } else {
+    files.Restore(node, std::move(text));
+  }
+  if (request.stats == StatsUse::kRead) {
+    const std::string part = files.Read(node, request.position, request.room).value_or("");
+    fuse_reply_buf(request.kernel, part.data(), part.size());
+    return;
+  }
+  fuse_entry_param entry{};
+  entry.ino = node;
+  entry.attr = files.Attributes(node).value_or(entry.attr);
+  entry.attr_timeout = kControlTimeoutSeconds;  // the text of this node stays; the next LOOKUP makes another
+  if (request.stats == StatsUse::kLookup) {
+    fuse_reply_entry(request.kernel, &entry);
+  } else {
+    fuse_reply_attr(request.kernel, &entry.attr, entry.attr_timeout);
+  }
 }
 
 // Fills the kernel's buffer with directory entries until one does not fit.
@@ -144,7 +166,7 @@ class DirectoryWriter {
   size_t used_ = 0;
 };
 
-void AnswerDirectory(const Request& request, std::span<const std::byte> bytes) {
+void AnswerDirectory(const Request& request, std::span<const std::byte> bytes, const AnswerContext& context) {
   DirectoryWriter writer(request.kernel, std::min<uint64_t>(request.room, ring::kMaxReadBytes), request.plus);
   if (!writer.AddDots(request.position)) return writer.Send();
   while (bytes.size() >= sizeof(ring::DirEntry)) {
@@ -158,7 +180,8 @@ void AnswerDirectory(const Request& request, std::span<const std::byte> bytes) {
     // A name the kernel would take the whole listing amiss for.
     const bool is_odd = name.empty() || name == "." || name == ".." || name.contains('/') || name.contains('\0');
     if (is_ours || is_odd || (request.plus && !IsForeign(record.attributes.node)) || record.next_cookie <= 2) continue;
-    if (!writer.Add(name.c_str(), EntryOf(record.attributes), record.next_cookie)) break;
+    const fuse_entry_param entry = request.plus ? ShownEntryOf(record.attributes, context) : EntryOf(record.attributes);
+    if (!writer.Add(name.c_str(), entry, record.next_cookie)) break;
   }
   writer.Send();
 }
@@ -184,20 +207,47 @@ fuse_entry_param EntryOf(const ring::NodeAttributes& attributes) {
   return entry;
 }
 
-void AnswerControlDirectory(fuse_req_t kernel, uint64_t position, uint64_t room, bool plus, const ControlFiles& files) {
+// Of stats only the name: nodeid 0 makes the kernel look it up when it is wanted.
+void AnswerControlDirectory(fuse_req_t kernel, uint64_t position, uint64_t room, bool plus) {
   DirectoryWriter writer(kernel, std::min<uint64_t>(room, ring::kMaxReadBytes), plus);
   if (writer.AddDots(position) && position < 3) {
     fuse_entry_param entry{};
-    entry.ino = kStatsNode;
-    entry.attr = files.Attributes(kStatsNode).value_or(entry.attr);
-    entry.entry_timeout = entry.attr_timeout = kControlTimeoutSeconds;
+    entry.attr.st_ino = kStatsNode;
+    entry.attr.st_mode = S_IFREG | 0444;
     writer.Add(std::string(kStatsName).c_str(), entry, 3);
   }
   writer.Send();
 }
 
+bool ReplyOpened(fuse_req_t kernel, uint64_t unique, int device, uint64_t file_handle, int32_t backing_id) {
+  if (backing_id == 0) {
+    fuse_file_info file{};
+    file.fh = file_handle;
+    file.keep_cache = 1;  // a nodeid names one version, so what the kernel holds of it stays true
+    file.noflush = 1;     // nothing is written, so close(2) need not ask
+    return fuse_reply_open(kernel, &file) != -ENOENT;
+  }
+  // libfuse before 3.17 cannot say this; the layout is the kernel's, whatever libfuse there is (linux/fuse.h, 7.40).
+  struct {
+    fuse_out_header header;
+    uint64_t file_handle;
+    uint32_t open_flags;
+    int32_t backing_id;
+  } reply{};
+  static_assert(sizeof(reply) == sizeof(fuse_out_header) + sizeof(fuse_open_out));
+  constexpr uint32_t kPassthrough = 1U << 7;  // FOPEN_PASSTHROUGH
+  constexpr uint32_t kNoFlush = 1U << 5;      // FOPEN_NOFLUSH
+  reply.header = {.len = sizeof(reply), .error = 0, .unique = unique};
+  reply.file_handle = file_handle;
+  reply.open_flags = kPassthrough | kNoFlush;
+  reply.backing_id = backing_id;
+  const bool taken = ::write(device, &reply, sizeof(reply)) == sizeof(reply) || errno != ENOENT;
+  fuse_reply_none(kernel);  // libfuse lets go of it
+  return taken;
+}
+
 void Answer(const Request& request, const ring::Completion& completion, std::span<const std::byte> bytes,
-            ControlFiles& control_files) {
+            const AnswerContext& context) {
   const ring::Op op = request.submission.op;
   if (const std::optional<Code> code = CodeOf(completion.code); code.has_value()) {
     if (op == ring::Op::kLookup && *code == Code::kNotFound) return AnswerNoEntry(request, completion);
@@ -207,7 +257,7 @@ void Answer(const Request& request, const ring::Completion& completion, std::spa
   if (bytes.size() != completion.length) return Malformed(request, "bytes outside the arena");
   switch (op) {
     case ring::Op::kLookup:
-      return AnswerLookup(request, completion);
+      return AnswerLookup(request, completion, context);
     case ring::Op::kGetAttr: {
       const fuse_entry_param entry = EntryOf(completion.attributes);
       fuse_reply_attr(request.kernel, &entry.attr, entry.attr_timeout);
@@ -215,21 +265,19 @@ void Answer(const Request& request, const ring::Completion& completion, std::spa
     }
     case ring::Op::kReadLink:
       return AnswerLink(request, bytes);
-    case ring::Op::kOpen:
-      return AnswerOpen(request, completion);
     case ring::Op::kOpenDir:
       return AnswerOpenDirectory(request, completion);
     case ring::Op::kRead:
       return AnswerBytes(request, bytes);
     case ring::Op::kReadDir:
-      return AnswerDirectory(request, bytes);
+      return AnswerDirectory(request, bytes, context);
     case ring::Op::kStatFs:
       return AnswerStatFs(request, bytes);
     case ring::Op::kGetXattr:
     case ring::Op::kListXattr:
       return AnswerXattr(request, bytes);
     case ring::Op::kStats:
-      return AnswerStats(request, bytes, control_files);
+      return AnswerStats(request, bytes, context.control_files);
     default:
       return Malformed(request, "an operation without completion");
   }

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -16,14 +17,17 @@ timespec WallTime() {
 
 }  // namespace
 
-// Numbers start at a random-enough place, so that an open which a dead predecessor numbered is not taken for ours.
+// Numbers start at a random-enough place, so that a node which a dead predecessor gave out is not taken for ours.
 ControlFiles::ControlFiles(uint32_t uid, uint32_t gid)
-    : uid_(uid), gid_(gid), made_(WallTime()), next_open_(static_cast<uint64_t>(::getpid()) << 32 | 1) {}
+    : uid_(uid),
+      gid_(gid),
+      made_(WallTime()),
+      next_node_(kFirstStatsNode + (static_cast<uint64_t>(::getpid()) << 12)) {}
 
-std::optional<uint64_t> ControlFiles::Lookup(uint64_t parent, std::string_view name) {
-  if (parent == 1 && name == kControlDirectoryName) return kControlDirectoryNode;
-  if (parent == kControlDirectoryNode && name == kStatsName) return kStatsNode;
-  return std::nullopt;
+ControlFiles::Name ControlFiles::Lookup(uint64_t parent, std::string_view name) {
+  if (parent == 1 && name == kControlDirectoryName) return Name::kDirectory;
+  if (parent == kControlDirectoryNode && name == kStatsName) return Name::kStats;
+  return Name::kNone;
 }
 
 std::optional<struct stat> ControlFiles::Attributes(uint64_t node) const {
@@ -31,41 +35,44 @@ std::optional<struct stat> ControlFiles::Attributes(uint64_t node) const {
   if (node == kControlDirectoryNode) {
     attributes.st_mode = S_IFDIR | 0555;
     attributes.st_nlink = 2;
-  } else if (node == kStatsNode) {
+    attributes.st_ino = kControlDirectoryNode;
+  } else {
+    const std::optional<std::string> text = Read(node, 0, UINT64_MAX);
+    if (!text.has_value()) return std::nullopt;
     attributes.st_mode = S_IFREG | 0444;
     attributes.st_nlink = 1;
-  } else {
-    return std::nullopt;
+    attributes.st_ino = kStatsNode;
+    attributes.st_size = static_cast<off_t>(text->size());
   }
-  attributes.st_ino = node;
   attributes.st_uid = uid_;
   attributes.st_gid = gid_;
   attributes.st_atim = attributes.st_mtim = attributes.st_ctim = made_;
   return attributes;
 }
 
-uint64_t ControlFiles::Open() {
-  const std::lock_guard lock(mutex_);
-  return next_open_++;
+uint64_t ControlFiles::Add(std::string text) {
+  uint64_t node = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    node = next_node_++;
+    if (next_node_ == UINT64_MAX) next_node_ = kFirstStatsNode;
+  }
+  Restore(node, std::move(text));
+  return node;
 }
 
-void ControlFiles::Keep(uint64_t open_file, std::string text) {
+void ControlFiles::Restore(uint64_t node, std::string text) {
   const std::lock_guard lock(mutex_);
-  if (kept_.size() >= kMostKept && !kept_.contains(open_file)) kept_.erase(kept_.begin());
-  kept_[open_file] = std::move(text);
+  if (kept_.size() >= kMostKept) kept_.pop_front();
+  kept_.emplace_back(node, std::move(text));
 }
 
-std::optional<std::string> ControlFiles::Read(uint64_t open_file, uint64_t position, uint64_t room) const {
+std::optional<std::string> ControlFiles::Read(uint64_t node, uint64_t position, uint64_t room) const {
   const std::lock_guard lock(mutex_);
-  const auto found = kept_.find(open_file);
+  const auto found = std::ranges::find(kept_, node, &std::pair<uint64_t, std::string>::first);
   if (found == kept_.end()) return std::nullopt;
   if (position >= found->second.size()) return std::string();
   return found->second.substr(position, room);
-}
-
-void ControlFiles::Close(uint64_t open_file) {
-  const std::lock_guard lock(mutex_);
-  kept_.erase(open_file);
 }
 
 }  // namespace mlcache::shim

@@ -1,5 +1,6 @@
 #include "shim/daemon_session.h"
 
+#include <cstring>
 #include <utility>
 
 #include "common/ring/wire.h"
@@ -32,6 +33,29 @@ void FillOptions(const MountOptions& from, session::MountOptions* to) {
 }
 
 }  // namespace
+
+void LeaseInbox::Begin(UniqueFd socket) {
+  const std::lock_guard lock(mutex_);
+  socket_ = std::move(socket);
+}
+
+UniqueFd LeaseInbox::Take(uint64_t number) {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = come_.find(number); found != come_.end()) {
+    UniqueFd lent = std::move(found->second);
+    come_.erase(found);
+    return lent;
+  }
+  while (socket_.valid()) {
+    Result<ring::Message> message = ring::Receive(socket_.get(), 0);
+    uint64_t come = 0;
+    if (!message || message->bytes.size() != sizeof(come) || message->descriptors.size() != 1) break;
+    std::memcpy(&come, message->bytes.data(), sizeof(come));
+    if (come == number) return std::move(message->descriptors.front());
+    come_[come] = std::move(message->descriptors.front());
+  }
+  return {};
+}
 
 session::Hello MakeHello(const CommandLine& command, const std::string& mountpoint, uint64_t mount_id, uint32_t workers,
                          int32_t keeper_pid) {
@@ -83,6 +107,9 @@ Result<std::shared_ptr<DaemonSession>> Attach(UniqueFd socket, Greeting greeting
   }
   auto session = std::make_shared<DaemonSession>();
   session->socket = std::move(socket);
+  for (const session::ObjectsDirectory& directory : greeting.welcome.objects_directories()) {
+    session->objects_directories.push_back(directory);
+  }
   session->descriptors.control = std::move(descriptors[0]);
   session->descriptors.arena = std::move(descriptors[1]);
   session->descriptors.submission_doorbell = std::move(descriptors[2]);

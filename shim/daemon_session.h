@@ -4,7 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "common/ring/channel.h"
 #include "common/ring/socket.h"
@@ -15,8 +18,25 @@
 
 namespace mlcache::shim {
 
+// The descriptors of lent files, as they come over a socket of their own; by the number of their message. Thread-safe.
+class LeaseInbox {
+ public:
+  // Our end of the socket; the daemon has the other.
+  void Begin(UniqueFd socket);
+
+  // The descriptor of that message, which has been sent already; invalid when it did not come through.
+  UniqueFd Take(uint64_t number);
+
+ private:
+  std::mutex mutex_;
+  UniqueFd socket_;                              // guarded by mutex_
+  std::unordered_map<uint64_t, UniqueFd> come_;  // guarded by mutex_; taken off the socket, wanted by another worker
+};
+
 struct DaemonSession {
   UniqueFd socket;
+  std::vector<session::ObjectsDirectory> objects_directories;
+  LeaseInbox leases;
   ring::ChannelDescriptors descriptors;
   std::unique_ptr<ring::ShimChannel> channel;
 };

@@ -26,7 +26,8 @@ Request Make(fuse_req_t kernel, ring::Op op, fuse_ino_t node) {
   Request request;
   request.kernel = kernel;
   request.submission.op = op;
-  request.submission.node = node;
+  request.node = node;
+  request.submission.node = OpenTable::BaseOf(node);
   const fuse_ctx& caller = *fuse_req_ctx(kernel);
   request.submission.uid = caller.uid;
   request.submission.gid = caller.gid;
@@ -56,16 +57,31 @@ void Init(void* /*userdata*/, fuse_conn_info* connection) {
   connection->max_background = kMaxBackground;
 }
 
-void ReplyControlEntry(fuse_req_t kernel, uint64_t node) {
+Request MakeStats(fuse_req_t kernel, fuse_ino_t node, StatsUse use) {
+  Request request = Make(kernel, ring::Op::kStats, node);
+  request.submission.node = ring::kRootNode;
+  request.submission.length = ring::kMaxReadBytes;
+  request.stats = use;
+  return request;
+}
+
+void ReplyControlDirectory(fuse_req_t kernel) {
   fuse_entry_param entry{};
-  entry.ino = node;
-  entry.attr = file_system->control_files().Attributes(node).value_or(entry.attr);
+  entry.ino = kControlDirectoryNode;
+  entry.attr = file_system->control_files().Attributes(kControlDirectoryNode).value_or(entry.attr);
   entry.attr_timeout = entry.entry_timeout = kControlTimeoutSeconds;
   fuse_reply_entry(kernel, &entry);
 }
 
 void Lookup(fuse_req_t kernel, fuse_ino_t parent, const char* name) {
-  if (const std::optional<uint64_t> ours = ControlFiles::Lookup(parent, name)) return ReplyControlEntry(kernel, *ours);
+  switch (ControlFiles::Lookup(parent, name)) {
+    case ControlFiles::Name::kDirectory:
+      return ReplyControlDirectory(kernel);
+    case ControlFiles::Name::kStats:
+      return sink->Start(MakeStats(kernel, parent, StatsUse::kLookup));
+    case ControlFiles::Name::kNone:
+      break;
+  }
   if (IsControlNode(parent)) {
     fuse_reply_err(kernel, ENOENT);
     return;
@@ -82,7 +98,7 @@ void HintForget(fuse_ino_t node) {
   if (IsControlNode(node)) return;
   ring::Submission hint;
   hint.op = ring::Op::kForget;
-  hint.node = node;
+  hint.node = OpenTable::BaseOf(node);
   sink->Hint(hint);
 }
 
@@ -101,6 +117,8 @@ void GetAttributes(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* /*file*/)
   const std::optional<struct stat> attributes = file_system->control_files().Attributes(node);
   if (attributes.has_value()) {
     fuse_reply_attr(kernel, &*attributes, kControlTimeoutSeconds);
+  } else if (ControlFiles::IsStats(node)) {
+    sink->Start(MakeStats(kernel, node, StatsUse::kAttributes));
   } else {
     fuse_reply_err(kernel, ESTALE);
   }
@@ -113,10 +131,15 @@ void Open(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) {
     fuse_reply_err(kernel, EROFS);
     return;
   }
+  // Said once, this keeps all further opens in the kernel.
+  if (file_system->serving().EndsOpens()) {
+    fuse_reply_err(kernel, ENOSYS);
+    return;
+  }
   if (IsControlNode(node)) {
-    file->fh = file_system->control_files().Open();
-    file->direct_io = 1;  // its size is not known before it is read
+    file->fh = 0;
     file->noflush = 1;
+    file->keep_cache = 1;
     fuse_reply_open(kernel, file);
     return;
   }
@@ -134,35 +157,30 @@ void HintRelease(ring::Op op, fuse_ino_t node, uint64_t handle) {
 }
 
 void Release(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) {
-  if (IsControlNode(node)) {
-    file_system->control_files().Close(file->fh);
-  } else {
-    HintRelease(ring::Op::kRelease, node, file->fh);
+  if (!IsControlNode(node)) {
+    const OpenTable::Released released = file_system->opens().Release(file->fh);
+    if (released.handle != 0) HintRelease(ring::Op::kRelease, OpenTable::BaseOf(node), released.handle);
+    if (!released.closing.empty()) sink->CloseBackings(released.closing);
   }
   fuse_reply_err(kernel, 0);
 }
 
-void ReadStats(fuse_req_t kernel, fuse_ino_t node, size_t length, off_t offset, const fuse_file_info* file) {
+void ReadStats(fuse_req_t kernel, fuse_ino_t node, size_t length, off_t offset) {
   const auto position = static_cast<uint64_t>(offset);
-  if (position > 0) {
-    if (const auto text = file_system->control_files().Read(file->fh, position, length)) {
-      fuse_reply_buf(kernel, text->data(), text->size());
-      return;
-    }
+  if (const auto text = file_system->control_files().Read(node, position, length)) {
+    fuse_reply_buf(kernel, text->data(), text->size());
+    return;
   }
-  Request request = Make(kernel, ring::Op::kStats, node);
-  request.submission.node = ring::kRootNode;
-  request.submission.length = ring::kMaxReadBytes;
+  Request request = MakeStats(kernel, node, StatsUse::kRead);
   request.room = length;
   request.position = position;
-  request.open_file = file->fh;
   sink->Start(request);
 }
 
 void Read(fuse_req_t kernel, fuse_ino_t node, size_t length, off_t offset, fuse_file_info* file) {
-  if (IsControlNode(node)) return ReadStats(kernel, node, length, offset, file);
+  if (IsControlNode(node)) return ReadStats(kernel, node, length, offset);
   Request request = Make(kernel, ring::Op::kRead, node);
-  request.submission.handle = file->fh;
+  request.submission.handle = file_system->opens().HandleOf(file->fh);
   request.submission.offset = static_cast<uint64_t>(offset);
   request.submission.length = static_cast<uint32_t>(std::min<size_t>(length, ring::kMaxReadBytes));
   request.room = request.submission.length;
@@ -185,7 +203,7 @@ void ReleaseDirectory(fuse_req_t kernel, fuse_ino_t node, fuse_file_info* file) 
 
 void StartReadDirectory(fuse_req_t kernel, fuse_ino_t node, size_t room, off_t offset, uint64_t handle, bool plus) {
   const auto position = static_cast<uint64_t>(offset);
-  if (IsControlNode(node)) return AnswerControlDirectory(kernel, position, room, plus, file_system->control_files());
+  if (IsControlNode(node)) return AnswerControlDirectory(kernel, position, room, plus);
   Request request = Make(kernel, ring::Op::kReadDir, node);
   request.plus = plus;
   request.submission.flags = plus ? 0 : ring::kNamesOnly;

@@ -1,12 +1,14 @@
 // What the kernel may ask of the mount, as libfuse's table of operations: each either answers at once (control files,
-// everything that would write) or becomes a submission to the daemon. Holds nothing per file. Thread-safe.
+// everything that would write) or becomes a submission to the daemon. Thread-safe.
 #pragma once
 
 #include <cstdint>
 
 #include "shim/control_files.h"
 #include "shim/fuse_api.h"
+#include "shim/open_table.h"
 #include "shim/request.h"
+#include "shim/serving.h"
 
 namespace mlcache::shim {
 
@@ -17,7 +19,9 @@ struct FileSystemOptions {
 
 class FileSystem {
  public:
-  explicit FileSystem(const FileSystemOptions& options) : control_files_(options.uid, options.gid) {}
+  // Borrows the table and how files are served.
+  FileSystem(const FileSystemOptions& options, OpenTable& opens, Serving& serving)
+      : control_files_(options.uid, options.gid), opens_(opens), serving_(serving) {}
 
   static const fuse_lowlevel_ops& Operations();
 
@@ -26,9 +30,13 @@ class FileSystem {
   void ServeOnThisThread(RequestSink* sink);
 
   ControlFiles& control_files() { return control_files_; }
+  OpenTable& opens() { return opens_; }
+  Serving& serving() { return serving_; }
 
  private:
   ControlFiles control_files_;
+  OpenTable& opens_;
+  Serving& serving_;
 };
 
 }  // namespace mlcache::shim

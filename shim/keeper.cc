@@ -191,6 +191,9 @@ void Keeper::Protect() {
     const Status raised = RaiseReadahead(bdi_, kReadaheadKib);
     LOG_IF(INFO, !raised) << "readahead stays at the kernel's default: " << raised.error().message();
   }
+  const std::string& mode = command_.options.open_mode;
+  server_.may_register = (mode == "auto" || mode == "passthrough") && MayAdminister();
+  if (!server_.may_register) server_.why_not = "passthrough needs a mount made by root (CAP_SYS_ADMIN)";
   const Result<int> score = OomScore();
   if (score && SetOomScore(kPassedByOom)) server_.oom_score = *score;
 }

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "common/ring/wire.h"
 
@@ -25,8 +26,8 @@ const fuse_in_header& HeaderOf(const void* request) { return *static_cast<const 
 }  // namespace
 
 Result<std::unique_ptr<KernelChannel>> KernelChannel::Open(UniqueFd device, const fuse_lowlevel_ops& operations,
-                                                           SharedState& state) {
-  std::unique_ptr<KernelChannel> channel(new KernelChannel(state));
+                                                           SharedState& state, bool passthrough) {
+  std::unique_ptr<KernelChannel> channel(new KernelChannel(state, passthrough));
   // libfuse compares this with what its init callback sets; the mount itself was made by the keeper.
   const std::string max_read = "max_read=" + std::to_string(ring::kMaxReadBytes);
   fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
@@ -143,8 +144,44 @@ ssize_t KernelChannel::Write(int device, iovec* parts, int count, void* self) {
     for (int i = 0; i < count; ++i) total += static_cast<ssize_t>(parts[i].iov_len);
     return total;
   }
-  const ssize_t written = ::writev(device, parts, count);
+  const ssize_t written = channel->WriteInit(device, parts, count);
   if (written >= 0) channel->state_.init_answered = 1;
+  return written;
+}
+
+// libfuse before 3.17 does not know passthrough: its reply is completed here (linux/fuse.h, 7.40: struct
+// fuse_init_out).
+ssize_t KernelChannel::WriteInit(int device, const iovec* parts, int count) {
+  constexpr size_t kFlags = 12;  // offsets into the reply
+  constexpr size_t kFlags2 = 32;
+  constexpr size_t kMaxStackDepth = 36;
+  constexpr size_t kOfferedFlags = 12;  // and into the request
+  constexpr size_t kOfferedFlags2 = 16;
+  constexpr uint32_t kInitExt = 1U << 30;
+  constexpr uint32_t kPassthrough = 1U << 5;  // FUSE_PASSTHROUGH, bit 37
+  const auto word = [](const std::byte* at) {
+    uint32_t value = 0;
+    std::memcpy(&value, at, sizeof(value));
+    return value;
+  };
+  const std::byte* const offer = state_.init.data() + sizeof(fuse_in_header);
+  const bool offered = state_.init_length >= sizeof(fuse_in_header) + kOfferedFlags2 + sizeof(uint32_t) &&
+                       (word(offer + kOfferedFlags) & kInitExt) != 0 &&
+                       (word(offer + kOfferedFlags2) & kPassthrough) != 0;
+  std::vector<std::byte> reply;
+  for (int i = 0; i < count; ++i) {
+    const auto* const begin = static_cast<const std::byte*>(parts[i].iov_base);
+    reply.insert(reply.end(), begin, begin + parts[i].iov_len);
+  }
+  const bool has_room = reply.size() >= sizeof(fuse_out_header) + kMaxStackDepth + sizeof(uint32_t);
+  if (!passthrough_ || !offered || !has_room) return ::writev(device, parts, count);
+  std::byte* const body = reply.data() + sizeof(fuse_out_header);
+  const auto put = [body](size_t offset, uint32_t value) { std::memcpy(body + offset, &value, sizeof(value)); };
+  put(kFlags, word(body + kFlags) | kInitExt);
+  put(kFlags2, word(body + kFlags2) | kPassthrough);
+  put(kMaxStackDepth, 1);
+  const ssize_t written = ::write(device, reply.data(), reply.size());
+  if (written >= 0) state_.passthrough = 1;
   return written;
 }
 

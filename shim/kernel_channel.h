@@ -33,8 +33,9 @@ class KernelChannel {
   enum class Received { kNothing, kRequest, kGone };
 
   // `operations` is copied, `state` borrowed. `device` must be non-blocking.
+  // With `passthrough` the first server tells the kernel so in INIT's reply, if the kernel has offered it.
   static Result<std::unique_ptr<KernelChannel>> Open(UniqueFd device, const fuse_lowlevel_ops& operations,
-                                                     SharedState& state);
+                                                     SharedState& state, bool passthrough);
   ~KernelChannel();
 
   // One thread, before any Receive: takes the INIT exchange over (or waits for the kernel's first), and asks the kernel
@@ -60,14 +61,17 @@ class KernelChannel {
   int device() const { return device_; }
 
  private:
-  explicit KernelChannel(SharedState& state) : state_(state) {}
+  KernelChannel(SharedState& state, bool passthrough) : state_(state), passthrough_(passthrough) {}
   static ssize_t Write(int device, iovec* parts, int count, void* self);
   static ssize_t Read(int device, void* buffer, size_t length, void* self);
   Status AwaitInit();
   Status Resend();
   void RefusePoison(const RequestBuffer& buffer);
 
+  ssize_t WriteInit(int device, const iovec* parts, int count);
+
   SharedState& state_;
+  const bool passthrough_;
   std::function<void(uint64_t)> on_interrupt_;
   fuse_session* session_ = nullptr;
   int device_ = -1;

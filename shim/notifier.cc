@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include "shim/open_table.h"
+
 namespace mlcache::shim {
 namespace {
 
@@ -16,8 +18,8 @@ constexpr int kRetryMs = 20;
 
 }  // namespace
 
-Result<std::unique_ptr<Notifier>> Notifier::Start(KernelChannel& kernel, DirectoryLocks& locks) {
-  std::unique_ptr<Notifier> notifier(new Notifier(kernel, locks));
+Result<std::unique_ptr<Notifier>> Notifier::Start(KernelChannel& kernel, DirectoryLocks& locks, Revoked revoked) {
+  std::unique_ptr<Notifier> notifier(new Notifier(kernel, locks, std::move(revoked)));
   notifier->wake_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!notifier->wake_.valid()) return FailErrno(errno, "eventfd");
   notifier->thread_ = std::jthread([self = notifier.get()] { self->Run(); });
@@ -77,6 +79,12 @@ bool Notifier::Deliver(const ring::Notification& notification) {
     }
     case ring::Notice::kInvalidateInode:
       fuse_lowlevel_notify_inval_inode(kernel_.session(), notification.node, 0, 0);
+      if (OpenTable::HasAlias(notification.node)) {
+        fuse_lowlevel_notify_inval_inode(kernel_.session(), notification.node | 1, 0, 0);
+      }
+      return true;
+    case ring::Notice::kRevoke:
+      if (OpenTable::HasAlias(notification.node)) revoked_(OpenTable::BaseOf(notification.node));
       return true;
     case ring::Notice::kNone:
       break;

@@ -5,10 +5,12 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "common/ring/wire.h"
 #include "common/unique_fd.h"
@@ -20,8 +22,9 @@ namespace mlcache::shim {
 
 class Notifier {
  public:
-  // References are borrowed. Starts its thread.
-  static Result<std::unique_ptr<Notifier>> Start(KernelChannel& kernel, DirectoryLocks& locks);
+  // References are borrowed. Starts its thread, on which `revoked` is told of files whose space the daemon wants back.
+  using Revoked = std::function<void(uint64_t base)>;
+  static Result<std::unique_ptr<Notifier>> Start(KernelChannel& kernel, DirectoryLocks& locks, Revoked revoked);
   ~Notifier();  // may wait for a notification the kernel holds; the end of the connection frees it
 
   // As Worker::PostSession. Any thread.
@@ -30,7 +33,8 @@ class Notifier {
  private:
   static constexpr size_t kMostDeferred = 4096;
 
-  Notifier(KernelChannel& kernel, DirectoryLocks& locks) : kernel_(kernel), locks_(locks) {}
+  Notifier(KernelChannel& kernel, DirectoryLocks& locks, Revoked revoked)
+      : kernel_(kernel), locks_(locks), revoked_(std::move(revoked)) {}
   void Run();
   void TakeNotifications(DaemonSession& session);
   void RetryDeferred();
@@ -39,6 +43,7 @@ class Notifier {
 
   KernelChannel& kernel_;
   DirectoryLocks& locks_;
+  const Revoked revoked_;
   UniqueFd wake_;
   std::atomic<bool> stop_ = false;
   std::deque<ring::Notification> deferred_;  // this thread's

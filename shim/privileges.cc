@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -38,6 +39,19 @@ Status BecomeServer(pid_t keeper) {
   // It may have died before that took effect.
   if (::getppid() != keeper) return Fail(Code::kUnavailable, "the keeper is gone");
   return {};
+}
+
+bool MayAdminister() {
+  const Capabilities ours(::cap_get_proc());
+  cap_flag_value_t has = CAP_CLEAR;
+  if (ours == nullptr || ::cap_get_flag(ours.get(), CAP_SYS_ADMIN, CAP_EFFECTIVE, &has) != 0) return false;
+  if (has != CAP_SET) return false;
+  // The first user namespace maps all users onto themselves.
+  std::ifstream map("/proc/self/uid_map");
+  uint64_t inside = 1;
+  uint64_t outside = 1;
+  uint64_t count = 0;
+  return static_cast<bool>(map >> inside >> outside >> count) && inside == 0 && outside == 0 && count == UINT32_MAX;
 }
 
 Result<int> OomScore() {

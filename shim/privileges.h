@@ -11,6 +11,9 @@ namespace mlcache::shim {
 Status BecomeServer(pid_t keeper);
 
 // How much the OOM killer likes this process: -1000 to be passed by, if the caller may ask that. Children inherit it.
+// Whether this process has CAP_SYS_ADMIN in the first user namespace, as far as it can tell.
+bool MayAdminister();
+
 Result<int> OomScore();
 Status SetOomScore(int value);
 

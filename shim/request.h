@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string_view>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/ring/wire.h"
@@ -11,18 +12,23 @@
 
 namespace mlcache::shim {
 
+// What the text of .mlcache/stats is wanted for.
+enum class StatsUse : uint8_t { kLookup, kAttributes, kRead };
+
 struct Request {
   fuse_req_t kernel = nullptr;
   uint64_t unique = 0;  // the kernel's number of it
+  uint64_t node = 0;    // as the kernel named it; in the submission it is OpenTable::BaseOf that
   ring::Submission submission;
-  bool plus = false;       // READDIRPLUS
-  uint64_t room = 0;       // most bytes the kernel takes
-  uint64_t position = 0;   // of READDIR, and of a read of .mlcache/stats
-  uint64_t open_file = 0;  // of .mlcache/stats: which open of it
+  bool plus = false;                   // READDIRPLUS
+  StatsUse stats = StatsUse::kLookup;  // of kStats
+  uint64_t room = 0;                   // most bytes the kernel takes
+  uint64_t position = 0;               // of READDIR, and of a read of .mlcache/stats
   // Below: kept by the worker.
   Nanos deadline = Nanos::max();
   Nanos interrupted_at = Nanos::max();
   bool submitted = false;
+  bool answered = false;  // by the daemon; what is left to do is the keeper's, or another request's
 };
 
 // Where the operations of the file system send what only the daemon can answer: the worker whose thread runs them.
@@ -35,6 +41,9 @@ class RequestSink {
 
   // A submission without completion; may be lost.
   virtual void Hint(const ring::Submission& submission) = 0;
+
+  // Ends the kernel's registrations of these records (OpenTable).
+  virtual void CloseBackings(const std::vector<uint32_t>& records) = 0;
 };
 
 // Called on a worker's thread for each request before anything is done for it. Only tests have one.

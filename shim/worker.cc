@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -27,23 +28,26 @@ constexpr size_t kMostOwed = 4096;
 // A signal that does not kill should not fail a read that is nearly there; a killed reader must not wait.
 constexpr Nanos kInterruptGrace = std::chrono::milliseconds(60);
 constexpr Nanos kSweepInterval = std::chrono::milliseconds(250);
+constexpr int kAccessDelayMs = 250;    // as kSweepInterval
 constexpr int kLongestSleepMs = 1000;  // the heartbeat goes on while there is nothing to do
 
 }  // namespace
 
-Worker::Worker(const WorkerOptions& options, KernelChannel& kernel, FileSystem& files, DirectoryLocks& locks,
-               SharedState& state, const Clock& clock)
+Worker::Worker(const WorkerOptions& options, UniqueFd keeper, KernelChannel& kernel, FileSystem& files,
+               DirectoryLocks& locks, SharedState& state, const Clock& clock)
     : options_(options),
       kernel_(kernel),
       files_(files),
       locks_(locks),
       state_(state),
       beat_(state.beats.at(options.index)),
-      clock_(clock) {}
+      clock_(clock),
+      keeper_(std::move(keeper)) {}
 
-Result<std::unique_ptr<Worker>> Worker::Make(const WorkerOptions& options, KernelChannel& kernel, FileSystem& files,
-                                             DirectoryLocks& locks, SharedState& state, const Clock& clock) {
-  std::unique_ptr<Worker> worker(new Worker(options, kernel, files, locks, state, clock));
+Result<std::unique_ptr<Worker>> Worker::Make(const WorkerOptions& options, UniqueFd keeper, KernelChannel& kernel,
+                                             FileSystem& files, DirectoryLocks& locks, SharedState& state,
+                                             const Clock& clock) {
+  std::unique_ptr<Worker> worker(new Worker(options, std::move(keeper), kernel, files, locks, state, clock));
   worker->epoll_.Reset(::epoll_create1(EPOLL_CLOEXEC));
   if (!worker->epoll_.valid()) return FailErrno(errno, "epoll_create1");
   worker->wake_.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -51,7 +55,9 @@ Result<std::unique_ptr<Worker>> Worker::Make(const WorkerOptions& options, Kerne
   // Exclusive: one request wakes one worker.
   epoll_event requests{EPOLLIN | EPOLLEXCLUSIVE, {}};
   epoll_event posts{EPOLLIN | EPOLLET, {}};
+  epoll_event answers{EPOLLIN, {}};
   if (::epoll_ctl(worker->epoll_.get(), EPOLL_CTL_ADD, kernel.device(), &requests) != 0 ||
+      ::epoll_ctl(worker->epoll_.get(), EPOLL_CTL_ADD, worker->keeper_.fd(), &answers) != 0 ||
       ::epoll_ctl(worker->epoll_.get(), EPOLL_CTL_ADD, worker->wake_.get(), &posts) != 0) {
     return FailErrno(errno, "epoll_ctl");
   }
@@ -65,6 +71,7 @@ void Worker::Run() {
     const uint64_t turn = beat_.progress.fetch_add(1, std::memory_order_relaxed);
     bool worked = TakePosts();
     worked |= TakeCompletions();
+    worked |= TakeKeeperAnswers();
     // A look at /dev/fuse is a system call, one at the ring is not.
     if (worked || idle_turns % 4 == 0) worked |= TakeRequests();
     SendBacklog();
@@ -101,11 +108,15 @@ void Worker::Start(const Request& asked) {
     options_.fault_hook(asked.submission.op,
                         std::string_view(asked.submission.name.data(), asked.submission.name_length));
   }
+  if (asked.submission.op == ring::Op::kOpen && Reopen(asked)) return;
   if (session_ == nullptr && AnswerAlone(asked)) return;
   const uint64_t id = uint64_t{options_.index} << kIndexShift | next_id_++;
   Request& request = pending_.emplace(id, asked).first->second;
   request.submission.id = id;
   request.unique = KernelChannel::CurrentUnique();
+  if (request.submission.op == ring::Op::kOpen && files_.serving().WantsLease()) {
+    request.submission.flags |= ring::kWantLease;
+  }
   if (options_.io_timeout > Nanos{0}) request.deadline = clock_.Now() + options_.io_timeout;
   if (DirectoryLocks::Holds(request.submission.op)) locks_.Enter(request.submission.node);
   backlog_.push_back(id);
@@ -183,14 +194,157 @@ void Worker::TakeCompletion(const ring::Completion& completion) {
     if (completion.code == 0 && completion.attributes.node == ring::kRootNode) {
       RememberRoot(state_, completion.attributes);
     }
-    Answer(found->second, completion, session_->channel->SlotBytes(completion), files_.control_files());
-    Forget(found);
+    if (completion.code == 0 && found->second.submission.op == ring::Op::kOpen) {
+      TakeOpen(found, completion);
+    } else {
+      Answer(found->second, completion, session_->channel->SlotBytes(completion),
+             {files_.control_files(), files_.opens(), files_.serving()});
+      Forget(found);
+    }
     beat_.unique.store(0, std::memory_order_release);
+  } else if ((completion.flags & ring::kLeaseSent) != 0) {
+    session_->leases.Take(completion.lease);
+    Owe(ring::Op::kTookLeases, 1);
   }
   if (completion.slot != ring::kNoSlot) Owe(ring::Op::kReleaseSlot, completion.slot);
 }
 
-void Worker::Forget(std::unordered_map<uint64_t, Request>::iterator found) {
+OpenTable::Open Worker::OpenOf(const Request& request) const {
+  return {.node = request.node,
+          .unique = request.unique,
+          .pid = request.submission.pid,
+          .handle = request.submission.handle,
+          .waiter = {.worker = options_.index, .request = request.submission.id}};
+}
+
+// An open that the kernel can serve by itself since an earlier one takes nobody's help.
+bool Worker::Reopen(const Request& asked) {
+  Request request = asked;
+  request.unique = KernelChannel::CurrentUnique();
+  const std::optional<OpenTable::Decision> decision = files_.opens().Reopen(OpenOf(request));
+  if (!decision.has_value()) return false;
+  Opened(request, *decision);
+  if (decision->backing_id != 0) NoteAccess(request.submission.node);
+  return true;
+}
+
+void Worker::Opened(const Request& request, const OpenTable::Decision& decision) {
+  if (ReplyOpened(request.kernel, request.unique, kernel_.device(), decision.file_handle, decision.backing_id)) return;
+  const OpenTable::Released released = files_.opens().Release(decision.file_handle);
+  if (released.handle != 0) {
+    ring::Submission hint;
+    hint.op = ring::Op::kRelease;
+    hint.node = request.submission.node;
+    hint.handle = released.handle;
+    Hint(hint);
+  }
+  CloseBackings(released.closing);
+}
+
+void Worker::TakeOpen(Pending::iterator found, const ring::Completion& completion) {
+  Request& request = found->second;
+  request.answered = true;
+  request.submission.handle = completion.handle;
+  if ((completion.flags & ring::kLeaseSent) == 0) {
+    Decide(found, files_.opens().OpenCached(OpenOf(request)), -1);
+    return;
+  }
+  const UniqueFd lent = session_->leases.Take(completion.lease);
+  Owe(ring::Op::kTookLeases, 1);
+  Decide(found, lent.valid() ? files_.opens().OpenLent(OpenOf(request)) : files_.opens().OpenCached(OpenOf(request)),
+         lent.get());
+}
+
+void Worker::Decide(Pending::iterator found, const OpenTable::Decision& decision, int lent) {
+  switch (decision.verdict) {
+    case OpenTable::Verdict::kOpened:
+      Opened(found->second, decision);
+      break;
+    case OpenTable::Verdict::kStale:
+      fuse_reply_err(found->second.kernel, ESTALE);
+      break;
+    case OpenTable::Verdict::kFull:
+      fuse_reply_err(found->second.kernel, ENFILE);
+      break;
+    case OpenTable::Verdict::kWait:
+      return;
+    case OpenTable::Verdict::kRegister:
+      Register(found, decision.record, lent);
+      return;
+  }
+  Forget(found);
+}
+
+void Worker::Register(Pending::iterator found, uint32_t record, int lent) {
+  keeper::Request asked;
+  asked.mutable_backing_open()->set_node(found->second.node);
+  asked.mutable_backing_open()->set_record(record);
+  const Result<uint64_t> number = keeper_.Send(std::move(asked), {lent});
+  if (number.has_value()) {
+    registering_[*number] = {.request = found->first, .node = found->second.node, .record = record};
+  } else {
+    SettleRegistration(found->first, found->second.node, record, std::unexpected(number.error()));
+  }
+}
+
+bool Worker::TakeKeeperAnswers() {
+  if (registering_.empty()) return false;
+  bool any = false;
+  while (true) {
+    const Result<std::optional<KeeperAnswer>> answer = keeper_.Receive();
+    if (!answer.has_value() || !answer->has_value()) return any;
+    any = true;
+    const keeper::Reply& reply = (*answer)->reply;
+    const auto asked = registering_.find(reply.number());
+    if (asked == registering_.end()) continue;
+    const Registration registration = asked->second;
+    registering_.erase(asked);
+    Status done;
+    if (reply.error() != 0) done = FailErrno(reply.error(), reply.message());
+    SettleRegistration(registration.request, registration.node, registration.record, done);
+  }
+}
+
+// The asker may have given up meanwhile; others may wait for the same file.
+void Worker::SettleRegistration(uint64_t request, uint64_t node, uint32_t record, const Status& done) {
+  if (!done.has_value()) {
+    LOG(WARNING) << "files are read through the daemon from now on: " << done.error();
+    files_.serving().SetLending(false, done.error().message());
+  }
+  const std::vector<OpenTable::Waiter> waiters = files_.opens().Registered(node, record, done.has_value());
+  Retry(request);
+  if (!waiters.empty()) on_registered_(waiters);
+}
+
+void Worker::Retry(uint64_t request) {
+  const auto found = pending_.find(request);
+  if (found == pending_.end()) return;
+  const std::optional<OpenTable::Decision> again = files_.opens().Reopen(OpenOf(found->second));
+  Decide(found, again.has_value() ? *again : files_.opens().OpenCached(OpenOf(found->second)), -1);
+}
+
+void Worker::CloseBackings(const std::vector<uint32_t>& records) {
+  for (const uint32_t record : records) {
+    keeper::Request asked;
+    asked.mutable_backing_close()->set_record(record);
+    if (const Result<uint64_t> sent = keeper_.Send(std::move(asked), {}); !sent) LOG(WARNING) << sent.error();
+  }
+}
+
+void Worker::NoteAccess(uint64_t node) {
+  std::memcpy(accesses_.name.data() + accesses_.name_length, &node, sizeof(node));
+  accesses_.name_length += sizeof(node);
+  if (accesses_.name_length == ring::kMaxAccessNodes * sizeof(node)) SendAccesses();
+}
+
+void Worker::SendAccesses() {
+  if (accesses_.name_length == 0) return;
+  accesses_.op = ring::Op::kAccess;
+  Hint(accesses_);
+  accesses_.name_length = 0;
+}
+
+void Worker::Forget(Pending::iterator found) {
   const ring::Submission& submission = found->second.submission;
   if (DirectoryLocks::Holds(submission.op)) locks_.Leave(submission.node);
   pending_.erase(found);
@@ -200,6 +354,24 @@ void Worker::PostSession(std::shared_ptr<DaemonSession> session) {
   {
     const std::lock_guard lock(mutex_);
     posted_session_ = std::move(session);
+    has_posts_ = true;
+  }
+  ::eventfd_write(wake_.get(), 1);
+}
+
+void Worker::PostRetries(const std::vector<uint64_t>& requests) {
+  {
+    const std::lock_guard lock(mutex_);
+    posted_retries_.insert(posted_retries_.end(), requests.begin(), requests.end());
+    has_posts_ = true;
+  }
+  ::eventfd_write(wake_.get(), 1);
+}
+
+void Worker::PostRevoked(uint64_t base) {
+  {
+    const std::lock_guard lock(mutex_);
+    posted_revoked_.push_back(base);
     has_posts_ = true;
   }
   ::eventfd_write(wake_.get(), 1);
@@ -217,15 +389,21 @@ void Worker::PostInterrupt(uint64_t id) {
 bool Worker::TakePosts() {
   if (!has_posts_) return false;
   std::vector<uint64_t> interrupts;
+  std::vector<uint64_t> retries;
+  std::vector<uint64_t> revoked;
   std::optional<std::shared_ptr<DaemonSession>> session;
   {
     const std::lock_guard lock(mutex_);
     interrupts.swap(posted_interrupts_);
+    retries.swap(posted_retries_);
+    revoked.swap(posted_revoked_);
     session.swap(posted_session_);
     has_posts_ = false;
   }
   if (session.has_value()) ChangeSession(std::move(*session));
   for (const uint64_t id : interrupts) Interrupt(id);
+  for (const uint64_t id : retries) Retry(id);
+  for (const uint64_t base : revoked) CloseBackings(files_.opens().Revoke(base));
   return true;
 }
 
@@ -250,6 +428,7 @@ void Worker::LeaveSession() {
   owed_.clear();
   backlog_.clear();
   for (auto& [id, request] : pending_) {
+    if (request.answered) continue;
     request.submitted = false;
     backlog_.push_back(id);
   }
@@ -276,15 +455,16 @@ void Worker::Expire() {
   interrupted_.erase(interrupted_.begin(), interrupted_.begin() + static_cast<ptrdiff_t>(done));
   if (now < next_sweep_) return;
   next_sweep_ = now + kSweepInterval;
+  SendAccesses();
   for (auto next = pending_.begin(); next != pending_.end();) {
     const auto found = next++;
     if (now >= found->second.deadline) GiveUp(found, ETIMEDOUT);
   }
 }
 
-void Worker::GiveUp(std::unordered_map<uint64_t, Request>::iterator found, int error) {
+void Worker::GiveUp(Pending::iterator found, int error) {
   fuse_reply_err(found->second.kernel, error);
-  if (found->second.submitted && session_ != nullptr) Owe(ring::Op::kCancel, found->first);
+  if (found->second.submitted && !found->second.answered && session_ != nullptr) Owe(ring::Op::kCancel, found->first);
   Forget(found);
 }
 
@@ -294,6 +474,7 @@ void Worker::Sleep() {
   const bool blocked = !owed_.empty() || (session_ != nullptr && !backlog_.empty() && outstanding_ < kMostOutstanding);
   int timeout_ms = blocked ? 1 : kLongestSleepMs;
   if (!interrupted_.empty()) timeout_ms = std::min(timeout_ms, 10);
+  if (accesses_.name_length > 0) timeout_ms = std::min(timeout_ms, kAccessDelayMs);
   if (!pending_.empty() && options_.io_timeout > Nanos{0}) {
     timeout_ms = std::min(timeout_ms, static_cast<int>(kSweepInterval / std::chrono::milliseconds(1)));
   }
