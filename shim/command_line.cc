@@ -161,9 +161,6 @@ class Parser {
       command_.notes.push_back("open_mode=" + options.open_mode +
                                " is accepted; this release serves every open through the kernel's page cache (cached)");
     }
-    if (options.seal == "on") {
-      command_.notes.emplace_back("seal=on is accepted; this release shows no sealed views");
-    }
     if (!options.scratch.empty())
       command_.notes.emplace_back("scratch= is accepted; it has no use on a read-only mount");
     return {};

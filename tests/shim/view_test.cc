@@ -312,9 +312,8 @@ TEST_F(ViewTest, EveryWayOfMountingTheMetadataShowsTheSame) {
        {std::pair(MetadataWay::kFile, false), std::pair(MetadataWay::kFile, true), std::pair(MetadataWay::kLoop, false),
         std::pair(MetadataWay::kTmpfs, false), std::pair(MetadataWay::kTmpfs, true)}) {
     ErofsImage image = SmallImage(true);
-    const auto deep =
-        image.AddDirectory(kTree, "deep",
-                           {.permissions = 0711, .uid = 5, .gid = 6, .nlink = 2, .mtime_ns = 1'234'567'890'123}, true);
+    const auto deep = image.AddDirectory(
+        kTree, "deep", {.permissions = 0711, .uid = 5, .gid = 6, .nlink = 2, .mtime_ns = 1'234'567'890'123}, true);
     image.AddFile(deep, "odd \n name", {.permissions = 0440, .uid = 7, .gid = 8, .size = 3, .mtime_ns = 42},
                   AddObject("odd"));
     image.AddSymlink(deep, "link", {.permissions = 0777, .mtime_ns = 77}, "../top");
