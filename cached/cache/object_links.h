@@ -60,8 +60,9 @@ class ObjectLinks {
   // Charges what the links' directory and what lies beside it take; kResourceExhausted when that does not fit.
   virtual Result<std::unique_ptr<Reservation>> Hold(size_t tier, uint64_t bytes) = 0;
 
-  // `called` whenever room is wanted and only linked objects are left. On the thread that wants it: cheap, and without
-  // calling back. Set before the first link is made.
+  // `called` whenever room is wanted and only linked objects are left, and whenever a quarter of a tier has been
+  // evicted beside them. On the thread that wants the room: cheap, and without calling back. Set before the first link
+  // is made.
   virtual void OnContention(std::function<void()> called) = 0;
 };
 

@@ -178,7 +178,7 @@ bool TieredCache::MakeRoom(Level& level, uint64_t bytes, bool charge) {
       victims = level.eviction->ChooseVictims(short_of);
     }
     if (victims.empty()) return NoRoom();
-    EvictUnits(victims);
+    Displaced(level, EvictUnits(victims));
   }
 }
 

@@ -98,6 +98,7 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
   std::vector<Level*> Candidates(uint64_t object_size, Tier* current, uint64_t bytes);
   bool MakeRoom(Level& level, uint64_t bytes, bool charge);
   bool NoRoom();
+  void Displaced(const Level& level, uint64_t bytes);
   std::shared_ptr<FilePin> Pin(const ObjectId& id, Tier& tier);
   void Unpin(const ObjectLink& link);
   uint64_t EvictUnits(const std::vector<EvictionUnit>& units);
@@ -126,7 +127,8 @@ class TieredCache final : public ObjectCache, public ObjectLinks, private EntryH
   std::unordered_map<ObjectId, Record, ObjectIdHash> records_;
   std::unique_ptr<AdmissionPolicy> admission_;
   std::vector<ObjectId> touched_;
-  size_t linked_ = 0;  // records with a pin
+  size_t linked_ = 0;             // records with a pin
+  uint64_t displaced_bytes_ = 0;  // evicted while there were such
   std::unordered_map<const Tier*, uint64_t> objects_;
 
   std::mutex commit_mutex_;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint64_t kVerifyBytes = kMiB;
 constexpr uint64_t kStatBlockBytes = 512;
+constexpr uint64_t kDisplacedPart = 4;  // of a tier's capacity
 
 // Reading verifies.
 Status ReadThrough(CachedObject& object) {
@@ -125,6 +126,18 @@ bool TieredCache::NoRoom() {
   }
   if (linked && contention_) contention_();
   return false;
+}
+
+// Others make do with what the linked objects leave them. Once that has cost them a good part of the tier, it is time
+// that all compete again.
+void TieredCache::Displaced(const Level& level, uint64_t bytes) {
+  {
+    const std::scoped_lock lock(mutex_);
+    displaced_bytes_ = linked_ == 0 ? 0 : displaced_bytes_ + bytes;
+    if (displaced_bytes_ < level.tier->budget().capacity_bytes() / kDisplacedPart) return;
+    displaced_bytes_ = 0;
+  }
+  if (contention_) contention_();
 }
 
 }  // namespace mlcache::cache

@@ -45,7 +45,6 @@ Sealer::Sealer(SealerOptions options, session::SessionServer& sessions, cache::O
                cache::ObjectLinks& links, const Clock& clock)
     : options_(std::move(options)), sessions_(sessions), cache_(cache), links_(links), clock_(clock) {
   links_.OnContention([contended = contended_] { *contended = true; });
-  leaving_ = ViewFiles::Load(links_, options_.tiers);
   thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
   pthread_setname_np(thread_.native_handle(), "sealer");
 }
@@ -53,6 +52,7 @@ Sealer::Sealer(SealerOptions options, session::SessionServer& sessions, cache::O
 Sealer::~Sealer() = default;
 
 void Sealer::Run(const std::stop_token& stop) {
+  leaving_ = ViewFiles::Load(links_, options_.tiers);
   while (!stop.stop_requested()) {
     const Nanos pause = Step(stop);
     std::unique_lock lock(mutex_);
@@ -353,8 +353,12 @@ std::string Sealer::Describe(uint64_t mount_id) const {
 
 Result<std::string> Sealer::Seal(uint64_t mount_id) {
   std::unique_lock lock(mutex_);
+  poked_ = true;
+  changed_.notify_all();
+  // One that has only just begun is met at the thread's next step.
+  changed_.wait_for(lock, kReleasePatience, [&] { return mounts_.contains(mount_id); });
   const auto found = mounts_.find(mount_id);
-  if (found == mounts_.end()) return Fail(Code::kUnavailable, "the mount has only just begun, or ends: try again");
+  if (found == mounts_.end()) return Fail(Code::kUnavailable, "the mount ends, or the sealer is busy: try again");
   Mount& mount = found->second;
   mount.off = false;
   if (mount.phase == Phase::kShown && !mount.withdraw && mount.whole) return mount.text;

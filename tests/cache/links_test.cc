@@ -106,10 +106,13 @@ TEST_F(LinksTest, LinkedObjectsOutliveEveryoneAndTheContentionIsTold) {
   const ObjectKey other = Fill("other");
   auto link = Link(key);
   ASSERT_TRUE(link.has_value());
+  for (int i = 0; i < 8; ++i) Fill("few" + std::to_string(i));
+  EXPECT_EQ(told, 0) << "there was room";
   Crowd();
   EXPECT_EQ(world_.cache().Find(other), nullptr);
   EXPECT_EQ(world_.Get(key)->CachedBytes(), kSize);
-  EXPECT_EQ(told, 0) << "there was always something else to evict";
+  EXPECT_GT(told, 0) << "others were evicted in its stead";
+  told = 0;
   // Everything linked: no room is left to be made.
   std::vector<ObjectLink> links;
   for (int i = 0; i < 40; ++i) {
