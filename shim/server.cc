@@ -113,6 +113,10 @@ class Server {
       lends = false;
       why = "this kernel has no FUSE passthrough (Linux 6.9 or later, CONFIG_FUSE_PASSTHROUGH)";
     }
+    if (lends && session.objects_directories.empty()) {
+      lends = false;
+      why = "mlcached keeps no files";
+    }
     if (lends) {
       if (const Status begun = SendRoots(session); !begun.has_value()) {
         lends = false;
@@ -154,7 +158,7 @@ class Server {
     const ServingReport report = serving_.Report();
     const std::lock_guard lock(reported_mutex_);
     if (report.mode != reported_.mode || report.reason != reported_.reason) {
-      LOG(INFO) << options_.hello.mountpoint() << ": files are served by " << report.mode
+      LOG(INFO) << options_.hello.mountpoint() << ": files are served in mode " << report.mode
                 << (report.reason.empty() ? "" : ", because " + report.reason);
       reported_ = report;
     }

@@ -35,7 +35,8 @@ FakeDaemon::FakeDaemon(std::string socket_dir, FakeDaemonOptions options)
 FakeDaemon::~FakeDaemon() { Stop(); }
 
 uint64_t FakeDaemon::Add(uint64_t parent, const std::string& name, FakeNode node) {
-  const uint64_t id = next_node_++;
+  const uint64_t id = next_node_;  // even, as a daemon's are
+  next_node_ += 2;
   node.parent = parent;
   nodes_[parent].children.emplace_back(name, id);
   by_name_[{parent, name}] = id;

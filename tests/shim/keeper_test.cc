@@ -95,23 +95,27 @@ TEST(DirectoryLocksTest, CountsHolders) {
   EXPECT_FALSE(DirectoryLocks::Holds(ring::Op::kRead));
 }
 
-TEST(ControlFilesTest, KeepsOneTextForEachOpen) {
+TEST(ControlFilesTest, KeepsOneTextForEachNode) {
   ControlFiles files(1, 2);
-  EXPECT_EQ(ControlFiles::Lookup(1, ".mlcache"), kControlDirectoryNode);
-  EXPECT_EQ(ControlFiles::Lookup(kControlDirectoryNode, "stats"), kStatsNode);
-  EXPECT_EQ(ControlFiles::Lookup(5, ".mlcache"), std::nullopt);
-  EXPECT_EQ(files.Attributes(kStatsNode)->st_uid, 1U);
-  EXPECT_FALSE(files.Attributes(kStatsNode + 1).has_value());
-  const uint64_t first = files.Open();
-  const uint64_t second = files.Open();
+  EXPECT_EQ(ControlFiles::Lookup(1, ".mlcache"), ControlFiles::Name::kDirectory);
+  EXPECT_EQ(ControlFiles::Lookup(kControlDirectoryNode, "stats"), ControlFiles::Name::kStats);
+  EXPECT_EQ(ControlFiles::Lookup(5, ".mlcache"), ControlFiles::Name::kNone);
+  EXPECT_EQ(files.Attributes(kControlDirectoryNode)->st_uid, 1U);
+  const uint64_t first = files.Add("abcdef");
+  const uint64_t second = files.Add("xyz");
   EXPECT_NE(first, second);
-  files.Keep(first, "abcdef");
+  EXPECT_TRUE(IsControlNode(first) && ControlFiles::IsStats(first));
+  EXPECT_EQ(files.Attributes(first)->st_size, 6);
+  EXPECT_EQ(files.Attributes(first)->st_ino, files.Attributes(second)->st_ino);
   EXPECT_EQ(files.Read(first, 2, 3), "cde");
   EXPECT_EQ(files.Read(first, 6, 3), "");
-  EXPECT_EQ(files.Read(second, 0, 3), std::nullopt);
-  files.Close(first);
-  EXPECT_EQ(files.Read(first, 0, 3), std::nullopt);
-  for (int i = 0; i < 1000; ++i) files.Keep(files.Open(), "text");  // bounded, whatever readers forget
+  EXPECT_EQ(files.Read(second, 0, 3), "xyz");
+  EXPECT_EQ(files.Read(second + 1, 0, 3), std::nullopt);
+  EXPECT_FALSE(files.Attributes(second + 1).has_value());
+  files.Restore(second + 1, "of a predecessor");
+  EXPECT_EQ(files.Read(second + 1, 0, 2), "of");
+  for (int i = 0; i < 1000; ++i) files.Add("text");  // bounded, whatever readers forget
+  EXPECT_EQ(files.Read(first, 2, 3), std::nullopt);
 }
 
 }  // namespace
