@@ -42,12 +42,21 @@ Status MoveBeneath(int mount, const std::string& mountpoint) {
   return Fail(error.code(), error.message() + (errno == EINVAL ? kTooOld : ""));
 }
 
+Result<UniqueFd> Build(const ViewParts& parts, const ViewOptions& options, const std::string& device) {
+  UniqueFd fuse;
+  if (parts.over_mount) {
+    MLCACHE_ASSIGN_OR_RETURN(fuse, FuseRoot(options.mountpoint, device));
+  }
+  return MountView(parts, options, fuse.get());
+}
+
 // The very mount whose root `root` is, wherever it stands.
 int Detach(int root) { return ::umount2(("/proc/self/fd/" + std::to_string(root)).c_str(), MNT_DETACH); }
 
 }  // namespace
 
-Result<std::unique_ptr<ViewBuild>> ViewBuild::Start(const ViewParts& parts, const ViewOptions& options, int fuse) {
+Result<std::unique_ptr<ViewBuild>> ViewBuild::Start(const ViewParts& parts, const ViewOptions& options,
+                                                    const std::string& device) {
   std::array<int, 2> ends{};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) return FailErrno(errno, "socketpair");
   UniqueFd ours(ends[0]);
@@ -59,7 +68,7 @@ Result<std::unique_ptr<ViewBuild>> ViewBuild::Start(const ViewParts& parts, cons
     ::prctl(PR_SET_NAME, "mlcache-view", 0, 0, 0);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (::getppid() != keeper) ::_exit(1);
-    const Result<UniqueFd> mount = MountView(parts, options, fuse);
+    const Result<UniqueFd> mount = Build(parts, options, device);
     const std::string words(mount.has_value() ? kBuilt : mount.error().message().substr(0, 4096));
     std::vector<int> descriptors;
     if (mount.has_value()) descriptors.push_back(mount->get());

@@ -20,8 +20,9 @@ namespace mlcache::shim {
 // A view being mounted, by a process of its own: the keeper never waits for a disk or for its own FUSE server.
 class ViewBuild {
  public:
-  // Forks. `fuse`: the root of the attached FUSE mount.
-  static Result<std::unique_ptr<ViewBuild>> Start(const ViewParts& parts, const ViewOptions& options, int fuse);
+  // Forks. `device` is "major:minor" of the FUSE mount, of which nothing is held open when this is done.
+  static Result<std::unique_ptr<ViewBuild>> Start(const ViewParts& parts, const ViewOptions& options,
+                                                  const std::string& device);
   ~ViewBuild();  // ends it
 
   // Readable when there is something to Take.

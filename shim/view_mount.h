@@ -40,7 +40,8 @@ struct ViewOptions {
   bool stage = false;
 };
 
-// A detached mount: read-only, nosuid, nodev. `fuse`: the root of the attached FUSE mount. Errors name the step and the
+// A detached mount: read-only, nosuid, nodev. `fuse`: the root of the attached FUSE mount, for a
+// view in part. Errors name the step and the
 // kernel's own words.
 Result<UniqueFd> MountView(const ViewParts& parts, const ViewOptions& options, int fuse);
 

@@ -17,7 +17,6 @@ void ViewService::Failed(const Error& error) {
   LOG(INFO) << options_.mountpoint << " is not sealed: " << error.message();
   Tell(view_ == nullptr ? 0 : view_->id(), std::exchange(building_, 0), error.message());
   build_.reset();
-  fuse_.Reset();
 }
 
 Status ViewService::Show(const keeper::ShowView& wanted, std::vector<UniqueFd> descriptors) {
@@ -33,13 +32,7 @@ Status ViewService::Show(const keeper::ShowView& wanted, std::vector<UniqueFd> d
   for (size_t i = 0; i < layers; ++i) {
     parts.layers.push_back({std::move(descriptors[i + 1]), wanted.layers(static_cast<int>(i))});
   }
-  MLCACHE_ASSIGN_OR_RETURN(fuse_, FuseRoot(options_.mountpoint, device_));
-  Result<std::unique_ptr<ViewBuild>> build = ViewBuild::Start(parts, options_, fuse_.get());
-  if (!build.has_value()) {
-    fuse_.Reset();
-    return std::unexpected(build.error());
-  }
-  build_ = *std::move(build);
+  MLCACHE_ASSIGN_OR_RETURN(build_, ViewBuild::Start(parts, options_, device_));
   building_ = wanted.view();
   return {};
 }
@@ -49,8 +42,11 @@ void ViewService::Progress() {
   std::optional<Result<UniqueFd>> mount = build_->Take();
   if (!mount.has_value()) return;
   if (!mount->has_value()) return Failed(mount->error());
+  // Only now, for whoever has it open keeps a user from unmounting it.
+  Result<UniqueFd> fuse = FuseRoot(options_.mountpoint, device_);
+  if (!fuse.has_value()) return Failed(fuse.error());
   Result<std::unique_ptr<SealedView>> view =
-      SealedView::Show(building_, std::move(**mount), std::move(fuse_), options_.mountpoint);
+      SealedView::Show(building_, std::move(**mount), *std::move(fuse), options_.mountpoint);
   if (!view.has_value()) return Failed(view.error());
   view_ = *std::move(view);
   build_.reset();
@@ -81,7 +77,6 @@ void ViewService::LookAtMounts() {
 
 void ViewService::Unmount() {
   build_.reset();
-  fuse_.Reset();
   if (view_ == nullptr) return;
   view_->Unmount();
   view_.reset();

@@ -48,7 +48,6 @@ class ViewService {
   const std::string allowed_;
   SharedState& state_;
   uint64_t building_ = 0;
-  UniqueFd fuse_;  // root of the FUSE mount, while a view is being made
   std::unique_ptr<ViewBuild> build_;
   std::unique_ptr<SealedView> view_;
 };

@@ -2,7 +2,7 @@
 // file is one hole of its size with the two attributes by which overlayfs finds its bytes in another layer.
 //
 // Format: linux/fs/erofs/erofs_fs.h. Blocks of 4 KiB, extended inodes, inline attributes; a file is "chunk-based" with
-// one chunk that has no address, so that a file of any size takes the same space: about 160 bytes and its name.
+// one chunk that has no address, so that a file of any size takes the same space: about 200 bytes and its name.
 // Needs Linux 5.15 (chunk-based files). Not thread-safe.
 #pragma once
 

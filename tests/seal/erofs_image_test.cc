@@ -225,7 +225,7 @@ TEST_F(ErofsImageTest, AHundredThousandFilesTakeLessThan512BytesEach) {
   ErofsImage image({.permissions = 0755}, true);
   const auto flat = image.AddDirectory(ErofsImage::kRoot, "flat", {.permissions = 0755}, true);
   const auto deep = image.AddDirectory(ErofsImage::kRoot, "deep", {.permissions = 0755}, true);
-  const std::string redirect = "/" + std::string(32, 'a');
+  const std::string redirect = "/.mlcache-objects/" + std::string(32, 'a');
   ErofsImage::Node directory = deep;
   for (uint64_t i = 0; i < kFiles; ++i) {
     if (i % 2 == 0) {

@@ -148,13 +148,13 @@ class ViewTest : public MountTest {
   ViewOptions Options() { return {.mountpoint = mountpoint_, .source = "mlcache:file:///fake", .daemon_uid = 0}; }
 
   Status Seal(const ViewParts& parts, const ViewOptions& options) {
-    MLCACHE_ASSIGN_OR_RETURN(UniqueFd fuse, FuseRoot(mountpoint_, device_));
-    MLCACHE_ASSIGN_OR_RETURN(const auto build, ViewBuild::Start(parts, options, fuse.get()));
+    MLCACHE_ASSIGN_OR_RETURN(const auto build, ViewBuild::Start(parts, options, device_));
     pollfd waiting{build->fd(), POLLIN, 0};
     ::poll(&waiting, 1, 10'000);
     std::optional<Result<UniqueFd>> mount = build->Take();
     if (!mount.has_value()) return Fail(Code::kDeadlineExceeded, "no view within 10 s");
     if (!mount->has_value()) return std::unexpected(mount->error());
+    MLCACHE_ASSIGN_OR_RETURN(UniqueFd fuse, FuseRoot(mountpoint_, device_));
     MLCACHE_ASSIGN_OR_RETURN(view_, SealedView::Show(parts.id, std::move(**mount), std::move(fuse), mountpoint_));
     return {};
   }
