@@ -33,6 +33,10 @@ DEFINE_uint32(metadata_workers, 16, "Lookups and listings at once that wait for 
 DEFINE_string(allowed_uids, "",
               "UID[,UID...] that may mount, beside root and the daemon's own user; all: everybody, with the daemon's "
               "credentials");
+DEFINE_string(
+    credentials, "",
+    "File of the credential profiles that mounts may ask for (-o credential=NAME), each with the user ids that "
+    "may; the keys themselves stay in the S3 credentials file");
 DEFINE_uint32(max_sessions, 256, "Mounts at once");
 DEFINE_uint64(max_cached_entries, 2000000, "Directory entries kept in memory");
 DEFINE_string(negative_ttl, "1s", "How long 'no such file' is believed, at most");
@@ -249,6 +253,7 @@ Result<DaemonOptions> OptionsFromFlags() {
   options.fetch.disk_workers = FLAGS_disk_workers;
   options.session.socket_dir = options.socket_dir;
   MLCACHE_ASSIGN_OR_RETURN(options.session.allowed_uids, AllowedUids());
+  options.session.credentials_file = FLAGS_credentials;
   options.session.max_sessions = FLAGS_max_sessions;
   options.session.metadata_workers = FLAGS_metadata_workers;
   options.session.volume.max_cached_entries = FLAGS_max_cached_entries;

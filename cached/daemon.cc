@@ -16,6 +16,7 @@
 #include "cached/metrics/metrics.h"
 #include "cached/rpc/control_server.h"
 #include "cached/seal/sealer.h"
+#include "cached/session/credential_table.h"
 #include "common/unique_fd.h"
 #include "common/units.h"
 #include "common/version.h"
@@ -187,6 +188,13 @@ Status CheckDirectory(const std::string& what, const std::string& directory) {
   return {};
 }
 
+// Each mount reads the file anew; here it is only seen to be good.
+Status CheckCredentials(const DaemonOptions& options) {
+  if (options.session.credentials_file.empty()) return {};
+  MLCACHE_RETURN_IF_ERROR(session::CredentialTable::Read(options.session.credentials_file));
+  return {};
+}
+
 Status CheckTier(const cache::TierOptions& tier, uint64_t floor_bytes) {
   const std::string what = "--tier=" + tier.directory + ":" + std::to_string(tier.capacity_bytes);
   std::error_code error;
@@ -208,6 +216,7 @@ Status CheckTier(const cache::TierOptions& tier, uint64_t floor_bytes) {
 
 Result<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options, const Clock& clock) {
   LOG(INFO) << "mlcached " << kVersion << ", process " << getpid() << ", user " << geteuid();
+  MLCACHE_RETURN_IF_ERROR(CheckCredentials(options));
   MLCACHE_ASSIGN_OR_RETURN(SocketDirectory directory, SocketDirectory::Hold(options.socket_dir));
   auto daemon = std::make_unique<RunningDaemon>(options, clock, std::move(directory));
   MLCACHE_RETURN_IF_ERROR(daemon->StartParts());
@@ -217,6 +226,7 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options, cons
 Status CheckEnvironment(const DaemonOptions& options) {
   MLCACHE_RETURN_IF_ERROR(CheckSocketPathLength(options.socket_dir));
   MLCACHE_RETURN_IF_ERROR(CheckDirectory("--socket_dir=" + options.socket_dir, options.socket_dir));
+  MLCACHE_RETURN_IF_ERROR(CheckCredentials(options));
   for (const cache::TierOptions& tier : options.cache.tiers)
     MLCACHE_RETURN_IF_ERROR(CheckTier(tier, options.cache.free_space_floor_bytes));
   return {};

@@ -37,6 +37,9 @@ timespec Time(int64_t nanos) {
 // A nodeid the daemon may give out; anything else would let its file pass for the root or for one of ours.
 bool IsForeign(uint64_t node) { return OpenTable::HasAlias(node) && OpenTable::BaseOf(node) == node; }
 
+// With node 0 the kernel takes a READDIRPLUS record for a name alone, and looks it up when it needs more.
+bool IsPlusNode(uint64_t node) { return node == 0 || IsForeign(node); }
+
 void Malformed(const Request& request, std::string_view what) {
   LOG_EVERY_N(ERROR, 100) << "the daemon's answer to operation " << static_cast<uint32_t>(request.submission.op)
                           << " on node " << request.submission.node << " is malformed: " << what;
@@ -46,7 +49,7 @@ void Malformed(const Request& request, std::string_view what) {
 // As EntryOf, with the nodeid that the kernel is to know a file by now.
 fuse_entry_param ShownEntryOf(const ring::NodeAttributes& attributes, const AnswerContext& context) {
   fuse_entry_param entry = EntryOf(attributes);
-  if (S_ISREG(attributes.mode)) {
+  if (S_ISREG(attributes.mode) && attributes.node != 0) {
     entry.ino = context.opens.NodeFor(attributes.node);
     context.serving.Saw(attributes.size);
   }
@@ -179,7 +182,7 @@ void AnswerDirectory(const Request& request, std::span<const std::byte> bytes, c
     const bool is_ours = request.submission.node == ring::kRootNode && name == kControlDirectoryName;
     // A name the kernel would take the whole listing amiss for.
     const bool is_odd = name.empty() || name == "." || name == ".." || name.contains('/') || name.contains('\0');
-    if (is_ours || is_odd || (request.plus && !IsForeign(record.attributes.node)) || record.next_cookie <= 2) continue;
+    if (is_ours || is_odd || (request.plus && !IsPlusNode(record.attributes.node)) || record.next_cookie <= 2) continue;
     const fuse_entry_param entry = request.plus ? ShownEntryOf(record.attributes, context) : EntryOf(record.attributes);
     if (!writer.Add(name.c_str(), entry, record.next_cookie)) break;
   }

@@ -157,10 +157,6 @@ class Parser {
       }
       command_.notes.emplace_back("mounted read-only: this release does not write");
     }
-    if (options.open_mode == "passthrough" || options.open_mode == "noopen") {
-      command_.notes.push_back("open_mode=" + options.open_mode +
-                               " is accepted; this release serves every open through the kernel's page cache (cached)");
-    }
     if (!options.scratch.empty())
       command_.notes.emplace_back("scratch= is accepted; it has no use on a read-only mount");
     return {};

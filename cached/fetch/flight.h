@@ -113,17 +113,18 @@ struct Flight {
   bool background = false;  // goes on when no reader waits any more
   bool lane_is_demand = false;
   Nanos deadline = Nanos::max();
-  cache::ByteRange want;         // of the chunk, whole blocks; grows while queued
-  uint64_t arrived_until = 0;    // every byte of `ranges` below this is in the buffer
-  std::vector<Part> waiting;     // within `want`
-  std::vector<Part> afterwards;  // to be looked at again when this flight has ended
+  cache::ByteRange want;                 // of the chunk, whole blocks; grows while queued
+  std::vector<cache::ByteRange> serves;  // once started: a part within one of these may wait for it
+  uint64_t arrived_until = 0;            // every byte of `ranges` below this is in the buffer
+  std::vector<Part> waiting;             // within `want`
+  std::vector<Part> afterwards;          // to be looked at again when this flight has ended
   struct EnsureWait {
     std::shared_ptr<EnsureOperation> operation;
     bool again = false;  // this flight does not bring all it wants: look at the chunk again afterwards
   };
   std::vector<EnsureWait> ensures;
 
-  // Constant once started. The bytes of the buffer below arrived_until do not change.
+  // Constant once started. The bytes of `ranges` below arrived_until do not change in the buffer.
   std::vector<cache::ByteRange> ranges;  // what is fetched, ascending
   Buffer buffer;                         // of [begin, end)
 

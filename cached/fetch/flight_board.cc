@@ -2,29 +2,29 @@
 
 #include <algorithm>
 
+#include "cached/fetch/ranges.h"
+
 namespace mlcache::fetch {
 namespace {
 
 // How long a flight may overrun its deadline before its readers stop waiting for the store to notice.
 constexpr Nanos kOverrun = std::chrono::seconds(1);
 
-uint64_t EndOf(const cache::ByteRange& range) { return range.offset + range.length; }
-
-cache::ByteRange Union(const cache::ByteRange& a, const cache::ByteRange& b) {
-  const uint64_t begin = std::min(a.offset, b.offset);
-  return {begin, std::max(EndOf(a), EndOf(b)) - begin};
-}
-
-bool Covers(const cache::ByteRange& outer, uint64_t begin, uint64_t end) {
-  return begin >= outer.offset && end <= EndOf(outer);
-}
-
-// What a flight must have reached before [begin, end) is whole: the end of the last fetched byte in it, or 0.
-uint64_t ReadyAt(const std::vector<cache::ByteRange>& ranges, uint64_t begin, uint64_t end) {
-  for (auto range = ranges.rbegin(); range != ranges.rend(); ++range) {
-    if (range->offset < end && EndOf(*range) > begin) return std::min(end, EndOf(*range));
+// What the parts ask for: disjoint, ascending, neighbours joined.
+std::vector<cache::ByteRange> RangesOf(const std::vector<Part>& parts) {
+  std::vector<cache::ByteRange> asked;
+  asked.reserve(parts.size());
+  for (const Part& part : parts) asked.push_back({part.begin, part.end - part.begin});
+  std::ranges::sort(asked, {}, &cache::ByteRange::offset);
+  std::vector<cache::ByteRange> merged;
+  for (const cache::ByteRange& range : asked) {
+    if (!merged.empty() && range.offset <= EndOf(merged.back())) {
+      merged.back() = Union(merged.back(), range);
+    } else {
+      merged.push_back(range);
+    }
   }
-  return 0;
+  return merged;
 }
 
 // Moves what `take` says yes to from `from` to the result, keeping the order of both.
@@ -67,7 +67,13 @@ FlightBoard::Joined FlightBoard::Join(Part& part, cache::ByteRange want, std::sh
   }
   // Nothing was asked of the store yet, so it can still bring more.
   if (running.state == Flight::State::kQueued) running.want = Union(running.want, want);
-  if (!Covers(running.want, part.begin, part.end)) {
+  const bool covered =
+      running.started
+          ? std::ranges::any_of(running.serves, [&](const auto& range) { return Covers(range, part.begin, part.end); })
+          : Covers(running.want, part.begin, part.end);
+  if (!covered) {
+    // Waiting for its turn is no failed attempt.
+    if (part.attempts > 1) --part.attempts;
     running.afterwards.push_back(std::move(part));
     return Joined::kWaiting;
   }
@@ -171,10 +177,16 @@ std::shared_ptr<Flight> FlightBoard::NextOf(const std::shared_ptr<EnsureOperatio
   return nullptr;
 }
 
-std::pair<std::vector<Part>, bool> FlightBoard::Start(Flight& flight, std::vector<cache::ByteRange> ranges,
+std::pair<std::vector<Part>, bool> FlightBoard::Start(Flight& flight, std::vector<cache::ByteRange> ranges, bool keeps,
                                                       Buffer buffer, Nanos deadline) {
   const std::scoped_lock lock(mutex_);
-  flight.ranges = std::move(ranges);
+  if (keeps) {
+    flight.serves.push_back(flight.want);
+    flight.ranges = std::move(ranges);
+  } else {
+    flight.serves = RangesOf(flight.waiting);
+    flight.ranges = Intersection(ranges, flight.serves);
+  }
   flight.buffer = std::move(buffer);
   flight.deadline = deadline;
   flight.started = true;

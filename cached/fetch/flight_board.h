@@ -65,10 +65,11 @@ class FlightBoard {
   // The next thing to do for a worker of that lane; waits for it. `flight` is then running and its caller's to end.
   Work Take(Lane lane);
 
-  // What the running flight is going to fetch, ascending; `buffer` takes its bytes. Returns the parts that need none of
-  // it. False as second: nobody wants it any more.
-  std::pair<std::vector<Part>, bool> Start(Flight& flight, std::vector<cache::ByteRange> ranges, Buffer buffer,
-                                           Nanos deadline);
+  // What the running flight is going to fetch, ascending; `buffer` takes its bytes. With `keeps` false what comes will
+  // be kept by nobody, so `ranges` shrink to what is waited for now. Returns the parts that need none of it. False as
+  // second: nobody wants it any more.
+  std::pair<std::vector<Part>, bool> Start(Flight& flight, std::vector<cache::ByteRange> ranges, bool keeps,
+                                           Buffer buffer, Nanos deadline);
 
   // Bytes below `until` are in the buffer: the parts that this completes.
   std::vector<Part> Arrive(Flight& flight, uint64_t until);

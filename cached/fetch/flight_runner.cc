@@ -38,8 +38,8 @@ FlightRunner::FlightRunner(FlightBoard& board, PrefetchLedger& ledger, PartSink&
 
 void FlightRunner::Run(const std::shared_ptr<Flight>& flight) {
   // From here on nobody else fetches or fills this chunk, so what is missing now stays so until this flight brings it.
-  const std::vector<cache::ByteRange> ranges = flight->source.object->Missing(flight->want.offset, flight->want.length);
-  Result<Reservations> rooms = Reserve(*flight, ranges);
+  std::vector<cache::ByteRange> missing = flight->source.object->Missing(flight->want.offset, flight->want.length);
+  Result<Reservations> rooms = Reserve(*flight, missing);
   Status kept;
   if (!rooms.has_value()) kept = std::unexpected(rooms.error());
   if (!kept.has_value() && !board_.HasReaders(*flight)) {
@@ -47,9 +47,10 @@ void FlightRunner::Run(const std::shared_ptr<Flight>& flight) {
     return;
   }
   const Nanos deadline = clock_.Now() + request_timeout_;
-  Buffer buffer = ranges.empty() ? Buffer() : buffers_.Take(flight->end - flight->begin);
-  auto [ready, wanted] = board_.Start(*flight, ranges, std::move(buffer), deadline);
+  Buffer buffer = missing.empty() ? Buffer() : buffers_.Take(flight->end - flight->begin);
+  auto [ready, wanted] = board_.Start(*flight, std::move(missing), kept.has_value(), std::move(buffer), deadline);
   sink_.Deliver(flight, std::move(ready));
+  const std::vector<cache::ByteRange>& ranges = flight->ranges;
 
   const bool speculative = IsSpeculative(*flight) && !ranges.empty();
   if (speculative) ledger_.Issue(flight->source.object, flight->chunk, ranges);

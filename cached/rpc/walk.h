@@ -1,5 +1,5 @@
 // Visits every regular file of a volume below a path, depth first, without following symbolic links, in constant
-// stack space.
+// stack space. The directories that come next are listed ahead of time, several at once.
 #pragma once
 
 #include <stop_token>
@@ -28,9 +28,10 @@ struct WalkOptions {
   Nanos request_timeout{};  // of each listing
   store::Priority priority = store::Priority::kWarmup;
   std::stop_token stop = std::stop_token();
+  size_t listings_at_once = 8;
 };
 
-// False when the walk was stopped before its end.
+// False when the walk was stopped before its end. The visitor is called on the caller's thread alone.
 bool Walk(session::Volume& volume, const std::string& start, const WalkOptions& options, const Clock& clock,
           TreeVisitor& visitor);
 

@@ -21,7 +21,7 @@ bool IsHidden(const PlannedDirectory& directory, const std::string& name) {
 // True when the entry needs nothing that is not at hand; directories are judged by what is in them.
 bool IsAtHand(const PlannedDirectory& directory, const ListEntry& entry, const IsCached& is_cached, SealPlan& plan) {
   if (entry.info.type == FileType::kDirectory) return true;
-  if (!entry.info.settled) return false;
+  if (!entry.info.settled || !entry.described) return false;
   if (entry.info.type == FileType::kSymlink)
     return !entry.info.symlink_target.empty() && entry.info.symlink_target.size() <= kLongestTarget;
   ++plan.files;

@@ -250,7 +250,7 @@ SealPlan Sealer::Look(const Subject& subject, bool ask_store, const std::stop_to
   const auto root = volume.Stat("", Nanos::max(), Context(stop));
   if (!root.has_value()) return {};
   const auto list = [&](const std::string& path) -> std::shared_ptr<const session::Listing> {
-    if (!ask_store) return volume.PeekListing(path, Nanos::max());
+    if (!ask_store) return volume.PeekListing(path, Nanos::max(), session::ListDetail::kAttributes);
     auto listing = volume.List(path, Nanos::max(), Context(stop));
     return listing.has_value() ? *std::move(listing) : nullptr;
   };

@@ -10,10 +10,11 @@
 namespace mlcache::session {
 namespace {
 
-constexpr uint32_t kListingMagic = 0x31534c4d;  // "MLS1"
+constexpr uint32_t kListingMagic = 0x32534c4d;  // "MLS2"
 constexpr uint32_t kNodeMagic = 0x314e4c4d;     // "MLN1"
 constexpr size_t kListingHeader = sizeof(uint32_t) + sizeof(uint64_t) + sizeof(int64_t);
 constexpr uint8_t kSettled = 1;
+constexpr uint8_t kDescribed = 1;
 
 template <typename T>
 void Put(std::string& out, T value) {
@@ -75,10 +76,15 @@ void PutInfo(std::string& out, const store::ObjectInfo& info) {
   out += info.symlink_target;
 }
 
-bool TakeInfo(Reader& reader, store::ObjectInfo& info) {
+bool TakeType(Reader& reader, store::ObjectInfo& info) {
   const auto type = reader.Take<uint8_t>();
   if (type > static_cast<uint8_t>(store::FileType::kSymlink)) return false;
   info.type = static_cast<store::FileType>(type);
+  return reader.ok();
+}
+
+bool TakeInfo(Reader& reader, store::ObjectInfo& info) {
+  if (!TakeType(reader, info)) return false;
   info.settled = (reader.Take<uint8_t>() & kSettled) != 0;
   const auto version_length = reader.Take<uint16_t>();
   const auto target_length = reader.Take<uint32_t>();
@@ -106,7 +112,12 @@ std::string EncodeListing(const Listing& listing, Nanos fetched_wall) {
   for (const store::ListEntry& entry : listing.entries) {
     Put<uint8_t>(out, static_cast<uint8_t>(entry.name.size()));
     out += entry.name;
-    PutInfo(out, entry.info);
+    Put<uint8_t>(out, entry.described ? kDescribed : 0);
+    if (entry.described) {
+      PutInfo(out, entry.info);
+    } else {
+      Put<uint8_t>(out, static_cast<uint8_t>(entry.info.type));
+    }
   }
   const uint64_t hash = Hash64(std::string_view(out).substr(kListingHeader));
   std::memcpy(out.data() + sizeof(uint32_t), &hash, sizeof(hash));
@@ -129,7 +140,11 @@ std::optional<DecodedListing> DecodeListing(std::string_view bytes) {
   while (!reader.AtEnd()) {
     store::ListEntry& entry = decoded.listing.entries.emplace_back();
     entry.name = reader.TakeBytes(reader.Take<uint8_t>());
-    if (!TakeInfo(reader, entry.info) || !IsValidName(entry.name)) return std::nullopt;
+    if (!IsValidName(entry.name)) return std::nullopt;
+    entry.described = (reader.Take<uint8_t>() & kDescribed) != 0;
+    decoded.listing.described = decoded.listing.described && entry.described;
+    const bool taken = entry.described ? TakeInfo(reader, entry.info) : TakeType(reader, entry.info);
+    if (!taken) return std::nullopt;
   }
   return decoded;
 }

@@ -16,6 +16,8 @@ namespace {
 constexpr uint32_t kMaxPairs = 64;
 constexpr size_t kMaxTextBytes = 4096;  // of each text in a Hello, and of a refusal
 
+bool IsTrusted(const ring::PeerIdentity& peer) { return peer.uid == 0 || peer.uid == geteuid(); }
+
 bool IsText(const std::string& text) { return text.size() <= kMaxTextBytes && text.find('\0') == std::string::npos; }
 
 }  // namespace
@@ -39,20 +41,43 @@ Result<Hello> ParseHello(const std::string& bytes) {
 }
 
 Status MayMount(const ring::PeerIdentity& peer, const SessionServerOptions& options) {
-  if (peer.uid == 0 || peer.uid == geteuid() || !options.allowed_uids) return {};
+  if (IsTrusted(peer) || !options.allowed_uids) return {};
   if (std::ranges::find(*options.allowed_uids, peer.uid) != options.allowed_uids->end()) return {};
   return Fail(Code::kPermissionDenied,
               "user " + std::to_string(peer.uid) + " is not among the users that this daemon lets mount");
+}
+
+Result<CredentialProfile> CredentialOf(const Hello& hello, const ring::PeerIdentity& peer,
+                                       const SessionServerOptions& options) {
+  const std::string& name = hello.options().credential();
+  MLCACHE_ASSIGN_OR_RETURN(const store::StoreUrl url, store::ParseStoreUrl(hello.store_url()));
+  const bool picks_keys = url.options.contains("profile");
+  if (picks_keys && !IsTrusted(peer)) {
+    return Fail(Code::kPermissionDenied,
+                "?profile= in a store URL is for root and the daemon's own user: mount with "
+                "-o credential=NAME, a profile that the daemon's administrator made for you");
+  }
+  if (name.empty()) {
+    MLCACHE_RETURN_IF_ERROR(MayMount(peer, options));
+    return CredentialProfile();
+  }
+  if (url.scheme != "s3")
+    return Fail(Code::kInvalidArgument,
+                "credential=" + name + " chooses keys of s3:// stores: leave it out for " + url.scheme + "://");
+  if (picks_keys) return Fail(Code::kInvalidArgument, "credential= and ?profile= both choose keys: give one of them");
+  if (options.credentials_file.empty()) {
+    return Fail(Code::kNotFound, "this daemon has no credential profile '" + name +
+                                     "': start mlcached with --credentials=FILE, or leave out credential= to use the "
+                                     "daemon's own keys");
+  }
+  MLCACHE_ASSIGN_OR_RETURN(const CredentialTable table, CredentialTable::Read(options.credentials_file));
+  return table.Choose(name, peer.uid, IsTrusted(peer));
 }
 
 Status CheckOptions(const MountOptions& options) {
   if (!options.read_only())
     return Fail(Code::kUnimplemented,
                 "mlcached " + std::string(kVersion) + " serves read-only mounts: mount with -o ro");
-  if (!options.credential().empty()) {
-    return Fail(Code::kNotFound, "this daemon has no credential profile '" + options.credential() +
-                                     "': leave out credential= to use the daemon's own");
-  }
   return {};
 }
 

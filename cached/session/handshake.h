@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cached/session/attributes.h"
+#include "cached/session/credential_table.h"
 #include "cached/session/session_server.h"
 #include "common/ring/channel.h"
 #include "common/ring/socket.h"
@@ -20,7 +21,13 @@ Result<Hello> ParseHello(const std::string& bytes);
 // kPermissionDenied with the user and the flag that would let it in. Root and the daemon's own user always may.
 Status MayMount(const ring::PeerIdentity& peer, const SessionServerOptions& options);
 
-// What is asked for that this daemon does not do: a writable mount, a credential profile.
+// By whose rights the store is read for that mount: the daemon's own (an empty profile), for those who MayMount, or a
+// profile of options.credentials_file that the user is listed for. Also refuses ?profile= of a store URL, which picks
+// among the daemon's keys, to all but root and the daemon's own user.
+Result<CredentialProfile> CredentialOf(const Hello& hello, const ring::PeerIdentity& peer,
+                                       const SessionServerOptions& options);
+
+// What is asked for that this daemon does not do: a writable mount.
 Status CheckOptions(const MountOptions& options);
 
 View ViewOf(const MountOptions& options, const VolumeOptions& volume);

@@ -13,33 +13,21 @@ namespace {
 
 constexpr char kAboveRoot[] = "/";
 constexpr uint64_t kStormMisses = 16;
+constexpr uint64_t kNamesReadFactor = 16;
 constexpr Nanos kStormWindow = std::chrono::seconds(1);
 constexpr Nanos kPersistAgain = std::chrono::seconds(60);
 
 std::string DirectoryOf(std::string_view path) { return path.empty() ? kAboveRoot : std::string(ParentOf(path)); }
 
-Status CheckContext(const store::CallContext& context, std::string_view path) {
-  if (context.stop.stop_requested()) return Fail(Code::kCancelled, std::string(path) + ": called off");
-  if (context.deadline != Nanos::max() && SystemClock().Now() >= context.deadline)
-    return Fail(Code::kDeadlineExceeded, std::string(path) + ": the store did not answer in time");
-  return {};
-}
-
-// The leader gave up for reasons of its own: those who waited ask again.
-bool IsLeadersOwn(const Error& error) {
-  return error.code() == Code::kCancelled || error.code() == Code::kDeadlineExceeded ||
-         error.code() == Code::kOutOfRange;
-}
-
-const store::ListEntry* FindEntry(const Listing& listing, std::string_view name) {
-  const auto found = std::ranges::lower_bound(
-      listing.entries, name, {}, [](const store::ListEntry& entry) { return std::string_view(entry.name); });
-  return found != listing.entries.end() && found->name == name ? &*found : nullptr;
-}
-
 bool SameThing(const store::ObjectInfo& a, const store::ObjectInfo& b) {
   return a.type == b.type && a.version == b.version && a.size == b.size && a.mtime_ns == b.mtime_ns &&
          a.mode == b.mode && a.symlink_target == b.symlink_target;
+}
+
+// Whether a listing's entry tells the same as a later answer about its name.
+bool Agrees(const store::ListEntry* entry, const Known& known) {
+  if (!known.exists || entry == nullptr) return !known.exists && entry == nullptr;
+  return entry->described ? SameThing(entry->info, known.info) : entry->info.type == known.info.type;
 }
 
 }  // namespace
@@ -67,7 +55,7 @@ std::optional<Known> MetadataCache::Look(const Directory& directory, std::string
   }
   if (directory.listing == nullptr || directory.listing->fetched_at < threshold.exists) return std::nullopt;
   if (const store::ListEntry* entry = FindEntry(*directory.listing, name)) {
-    if (!entry->info.settled) return std::nullopt;
+    if (!entry->described || !entry->info.settled) return std::nullopt;
     return Known{.exists = true, .info = entry->info, .fetched_at = directory.listing->fetched_at};
   }
   if (directory.listing->fetched_at < threshold.absent) return std::nullopt;
@@ -95,21 +83,26 @@ std::optional<Known> MetadataCache::Peek(std::string_view path, Nanos max_age) {
   return Look(found->second, NameOf(path), threshold);
 }
 
-std::shared_ptr<const Listing> MetadataCache::PeekListing(std::string_view path, Nanos max_age) {
+std::shared_ptr<const Listing> MetadataCache::PeekListing(std::string_view path, Nanos max_age, ListDetail detail) {
   const Threshold threshold = ThresholdOf(max_age);
   std::lock_guard lock(mutex_);
   const auto found = directories_.find(path);
   if (found == directories_.end()) return nullptr;
   const Directory& directory = found->second;
   used_.splice(used_.begin(), used_, directory.used);
-  const bool fresh =
-      directory.listing != nullptr && !directory.contradicted && directory.listing->fetched_at >= threshold.exists;
-  return fresh ? directory.listing : nullptr;
+  return Serves(directory, threshold, detail) ? directory.listing : nullptr;
 }
 
-// How many entries a listing may bring and still be worth the single requests that were made so far.
+bool MetadataCache::Serves(const Directory& directory, const Threshold& threshold, ListDetail detail) {
+  return directory.listing != nullptr && !directory.contradicted && directory.listing->fetched_at >= threshold.exists &&
+         (directory.listing->described || detail == ListDetail::kNames);
+}
+
+// How many entries a listing may bring and still be worth the single requests that were made so far. Who has read the
+// names and asks for one after the other is likely to ask for all of them.
 uint64_t MetadataCache::StormLimit(const Directory& directory) const {
-  return directory.misses * options_.entries_per_request;
+  const bool names_read = directory.listing != nullptr && !directory.listing->described;
+  return directory.misses * options_.entries_per_request * (names_read ? kNamesReadFactor : 1);
 }
 
 MetadataCache::Work MetadataCache::Choose(Directory& directory, const Threshold& threshold, Nanos max_age) {
@@ -122,38 +115,16 @@ MetadataCache::Work MetadataCache::Choose(Directory& directory, const Threshold&
   ++directory.misses;
   // A fresh listing that could not tell (an unsettled entry) will not tell next time either, and one that is stale as
   // soon as it is made serves nobody.
-  const bool listed = directory.listing != nullptr && directory.listing->fetched_at >= threshold.exists;
+  const bool listed =
+      directory.listing != nullptr && directory.listing->described && directory.listing->fetched_at >= threshold.exists;
   const bool lasting = max_age >= kStormWindow;
   const bool worth = StormLimit(directory) > directory.known_size && directory.known_size < options_.max_entries;
   if (directory.misses >= kStormMisses && lasting && !listed && worth) return Work::kList;
   return Work::kStat;
 }
 
-Result<MetadataCache::FlightPtr> MetadataCache::Board(std::unique_lock<std::mutex>& lock, const std::string& key,
-                                                      const store::CallContext& context, bool* led) {
-  const auto [found, fresh] = flights_.try_emplace(key);
-  *led = fresh;
-  if (fresh) {
-    found->second = std::make_shared<Flight>();
-    found->second->started = clock_.Now();
-    found->second->epoch = epoch_;
-    return found->second;
-  }
-  FlightPtr flight = found->second;
-  const auto done = [&flight] { return flight->done; };
-  if (context.deadline == Nanos::max()) {
-    landed_.wait(lock, context.stop, done);
-  } else {
-    landed_.wait_until(lock, context.stop, std::chrono::steady_clock::time_point(context.deadline), done);
-  }
-  if (!flight->done) MLCACHE_RETURN_IF_ERROR(CheckContext(context, std::string_view(key).substr(1)));
-  return flight;
-}
-
 void MetadataCache::Land(const std::string& key, const FlightPtr& flight, Dropped* dropped) {
-  flight->done = true;
-  if (const auto found = flights_.find(key); found != flights_.end() && found->second == flight) flights_.erase(found);
-  landed_.notify_all();
+  flights_.Land(key, flight);
   Shrink();
   dropped->swap(dropped_);
 }
@@ -176,26 +147,28 @@ Result<Known> MetadataCache::Stat(const std::string& path, Nanos max_age, const 
     const uint64_t limit = StormLimit(directory);
     const std::string key = work == Work::kStat ? "S" + path : (work == Work::kList ? "L" : "P") + parent;
     bool led = false;
-    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, Board(lock, key, context, &led));
+    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, flights_.Board(lock, key, clock_.Now(), epoch_, context, &led));
     if (led) {
       lock.unlock();
       if (work == Work::kStat) RunStat(path, *flight, context);
       if (work == Work::kLoad) RunLoad(parent, *flight);
-      if (work == Work::kList) RunList(parent, limit, *flight, context);
+      if (work == Work::kList) RunList(parent, ListDetail::kAttributes, limit, *flight, context);
       lock.lock();
       if (work == Work::kStat) KeepSingle(path, *flight);
       if (work != Work::kStat) KeepListing(parent, *flight);
       Land(key, flight, &dropped);
+      lock.unlock();
+      if (work == Work::kList && flight->listing != nullptr) Persist(parent, *flight->listing);
     }
     loaded = loaded || work == Work::kLoad;
     listed = listed || (work == Work::kList && (led || flight->error.has_value()));
     if (work != Work::kStat || !flight->done || flight->started < threshold.exists) continue;
     if (!flight->error.has_value()) return flight->known;
-    if (led || !IsLeadersOwn(*flight->error)) return std::unexpected(*flight->error);
+    if (led || !MetadataFlights::IsLeadersOwn(*flight->error)) return std::unexpected(*flight->error);
   }
 }
 
-Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& path, Nanos max_age,
+Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& path, Nanos max_age, ListDetail detail,
                                                            const store::CallContext& context) {
   const Threshold threshold = ThresholdOf(max_age);
   bool loaded = false;
@@ -204,18 +177,19 @@ Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& pa
     Dropped dropped;
     std::unique_lock lock(mutex_);
     Directory& directory = Touch(path);
-    if (directory.listing != nullptr && !directory.contradicted && directory.listing->fetched_at >= threshold.exists)
-      return directory.listing;
+    if (Serves(directory, threshold, detail)) return directory.listing;
+    directory.wants_attributes = directory.wants_attributes || detail == ListDetail::kAttributes;
+    const ListDetail asked = directory.wants_attributes ? ListDetail::kAttributes : ListDetail::kNames;
     const bool load = !loaded && !directory.persistent_checked;
-    const std::string key = (load ? "P" : "L") + path;
+    const std::string key = (load ? "P" : (asked == ListDetail::kAttributes ? "L" : "N")) + path;
     bool led = false;
-    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, Board(lock, key, context, &led));
+    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, flights_.Board(lock, key, clock_.Now(), epoch_, context, &led));
     if (led) {
       lock.unlock();
       if (load) {
         RunLoad(path, *flight);
       } else {
-        RunList(path, UINT64_MAX, *flight, context);
+        RunList(path, asked, UINT64_MAX, *flight, context);
       }
       lock.lock();
       KeepListing(path, *flight);
@@ -226,7 +200,7 @@ Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& pa
     loaded = loaded || load;
     if (load || !flight->done || flight->started < threshold.exists) continue;
     if (!flight->error.has_value()) return flight->listing;
-    if (led || !IsLeadersOwn(*flight->error)) return std::unexpected(*flight->error);
+    if (led || !MetadataFlights::IsLeadersOwn(*flight->error)) return std::unexpected(*flight->error);
   }
 }
 
@@ -241,41 +215,19 @@ void MetadataCache::RunStat(const std::string& path, Flight& flight, const store
   }
 }
 
-void MetadataCache::RunList(const std::string& path, uint64_t limit, Flight& flight,
+void MetadataCache::RunList(const std::string& path, ListDetail detail, uint64_t limit, Flight& flight,
                             const store::CallContext& context) {
-  auto listing = std::make_shared<Listing>();
-  listing->fetched_at = flight.started;
-  std::string token;
-  do {
-    Result<store::ListPage> page = store_.List(path, token, context);
-    if (!page.has_value()) {
-      flight.error = std::move(page.error());
-      return;
-    }
-    if (listing->entries.empty()) {
-      listing->entries = std::move(page->entries);
-    } else {
-      std::ranges::move(page->entries, std::back_inserter(listing->entries));
-    }
-    if (!page->next.empty() && page->next == token) {
-      flight.error = Error(Code::kDataLoss, path + ": the store gave the same page of the listing twice");
-      return;
-    }
-    token = std::move(page->next);
-    if (!token.empty() && listing->entries.size() >= limit) {
-      std::lock_guard lock(mutex_);
-      Touch(path).known_size =
-          2 * listing->entries.size();  // so that all that is listed in vain stays within twice this
-      flight.error = Error(Code::kOutOfRange, path + ": larger than is worth listing for a few lookups");
-      return;
-    }
-  } while (!token.empty());
-  std::erase_if(listing->entries, [](const store::ListEntry& entry) { return !IsValidName(entry.name); });
-  if (!std::ranges::is_sorted(listing->entries, {}, &store::ListEntry::name))
-    std::ranges::sort(listing->entries, {}, &store::ListEntry::name);
-  const auto doubled = std::ranges::unique(listing->entries, {}, &store::ListEntry::name);
-  listing->entries.erase(doubled.begin(), doubled.end());
-  flight.listing = std::move(listing);
+  uint64_t seen = 0;
+  Result<std::shared_ptr<Listing>> listing = FetchListing(store_, path, detail, limit, &seen, context);
+  if (listing.has_value()) {
+    (*listing)->fetched_at = flight.started;
+    flight.listing = *std::move(listing);
+    return;
+  }
+  flight.error = std::move(listing.error());
+  if (flight.error->code() != Code::kOutOfRange) return;
+  std::lock_guard lock(mutex_);
+  Touch(path).known_size = 2 * seen;  // so that all that is listed in vain stays within twice this
 }
 
 void MetadataCache::RunLoad(const std::string& path, Flight& flight) {
@@ -305,9 +257,7 @@ void MetadataCache::KeepSingle(const std::string& path, const Flight& flight) {
     single->second = flight.known;
   }
   if (directory.listing != nullptr && directory.listing->fetched_at <= flight.started) {
-    const store::ListEntry* entry = FindEntry(*directory.listing, name);
-    const bool same =
-        flight.known.exists ? entry != nullptr && SameThing(entry->info, flight.known.info) : entry == nullptr;
+    const bool same = Agrees(FindEntry(*directory.listing, name), flight.known);
     directory.contradicted = directory.contradicted || !same;
   }
   Shrink();
@@ -323,12 +273,12 @@ void MetadataCache::KeepListing(const std::string& path, const Flight& flight) {
   directory.listing = flight.listing;
   directory.known_size = flight.listing->entries.size();
   directory.contradicted = false;
+  if (flight.listing->described && !flight.listing->entries.empty()) directory.wants_attributes = true;
   directory.misses = 0;
   std::erase_if(directory.singles,
                 [&](const auto& single) { return single.second.fetched_at <= flight.listing->fetched_at; });
   for (const auto& [name, known] : directory.singles) {
-    const store::ListEntry* entry = FindEntry(*directory.listing, name);
-    const bool same = known.exists ? entry != nullptr && SameThing(entry->info, known.info) : entry == nullptr;
+    const bool same = Agrees(FindEntry(*directory.listing, name), known);
     directory.contradicted = directory.contradicted || !same;
   }
   weight_ += 1 + directory.singles.size() + directory.listing->entries.size();
@@ -390,7 +340,7 @@ uint64_t MetadataCache::Invalidate(const std::string& path) {
   {
     std::lock_guard lock(mutex_);
     ++epoch_;
-    flights_.clear();
+    flights_.Forget();
     Directory& parent = Touch(DirectoryOf(path));
     const auto [single, fresh] = parent.singles.try_emplace(std::string(NameOf(path)));
     if (fresh) ++weight_;

@@ -1,11 +1,12 @@
 // What is known of a store's names: listings of whole directories and answers about single paths, each with the time
 // its request began. A question is answered from memory when what is there is young enough, else from the persistent
 // map (listings only), else by the store: one request for all who wait. Where many names of one directory are asked
-// for, the directory is listed instead. What is not settled (ObjectInfo::settled) is handed on and never served again.
+// for, the directory is listed instead. Where attributes cost more than names, a listing asked for its names has only
+// those until somebody wants the attributes: of a few entries one by one, of many by another listing. What is not
+// settled (ObjectInfo::settled) is handed on and never served again.
 // Memory is bounded by directories used least recently. Thread-safe.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -19,19 +20,13 @@
 #include <vector>
 
 #include "cached/cache/key_value.h"
-#include "cached/session/volume.h"
+#include "cached/session/listing.h"
+#include "cached/session/metadata_flights.h"
 #include "cached/store/object_store.h"
 #include "common/clock.h"
 #include "common/status.h"
 
 namespace mlcache::session {
-
-// What was known of a path at a moment: that there is nothing, or what there is.
-struct Known {
-  bool exists = false;
-  store::ObjectInfo info;
-  Nanos fetched_at{};  // on Clock::Now
-};
 
 struct MetadataOptions {
   size_t max_entries = 1'000'000;
@@ -52,14 +47,14 @@ class MetadataCache {
   std::optional<Known> Peek(std::string_view path, Nanos max_age);
 
   // The answer of List, if memory has it; else null.
-  std::shared_ptr<const Listing> PeekListing(std::string_view path, Nanos max_age);
+  std::shared_ptr<const Listing> PeekListing(std::string_view path, Nanos max_age, ListDetail detail);
 
   // What is at `path`, known since at most `max_age` (Nanos::max(): ever; absence: at most negative_ttl, unless
   // max_age is Nanos::max()). An absent path is an answer, not an error. May block.
   Result<Known> Stat(const std::string& path, Nanos max_age, const store::CallContext& context);
 
   // The whole directory; kNotFound when there is none. May block.
-  Result<std::shared_ptr<const Listing>> List(const std::string& path, Nanos max_age,
+  Result<std::shared_ptr<const Listing>> List(const std::string& path, Nanos max_age, ListDetail detail,
                                               const store::CallContext& context);
 
   // Forgets `path` and all below it, in memory and in the persistent map; the number of entries dropped from memory.
@@ -74,7 +69,8 @@ class MetadataCache {
   };
   struct Directory {
     std::shared_ptr<const Listing> listing;
-    bool contradicted = false;  // a later answer about a name differs from the listing
+    bool contradicted = false;      // a later answer about a name differs from the listing
+    bool wants_attributes = false;  // they were asked for, so the next listing brings them at once
     std::unordered_map<std::string, Known, NameHash, std::equal_to<>> singles;
     bool persistent_checked = false;
     uint64_t persisted_hash = 0;
@@ -90,31 +86,23 @@ class MetadataCache {
     Nanos absent;
   };
   enum class Work : uint8_t { kStat, kLoad, kList };
-  struct Flight {
-    Nanos started;
-    uint64_t epoch = 0;
-    bool done = false;
-    std::optional<Error> error;
-    Known known;                             // kStat
-    std::shared_ptr<const Listing> listing;  // kList
-  };
-  using FlightPtr = std::shared_ptr<Flight>;
+  using Flight = MetadataFlights::Flight;
+  using FlightPtr = MetadataFlights::FlightPtr;
 
   Threshold ThresholdOf(Nanos max_age) const;
   static std::optional<Known> Look(const Directory& directory, std::string_view name, const Threshold& threshold);
   Directory& Touch(const std::string& path);
+  static bool Serves(const Directory& directory, const Threshold& threshold, ListDetail detail);
   Work Choose(Directory& directory, const Threshold& threshold, Nanos max_age);
   uint64_t StormLimit(const Directory& directory) const;
 
-  // The flight for `key`: joined and waited for (`led` false), or begun by the caller, who ends it with Land.
-  Result<FlightPtr> Board(std::unique_lock<std::mutex>& lock, const std::string& key, const store::CallContext& context,
-                          bool* led);
   // `dropped` takes what left the cache: it is to be destroyed without the lock.
   using Dropped = std::vector<std::shared_ptr<const Listing>>;
   void Land(const std::string& key, const FlightPtr& flight, Dropped* dropped);
 
   void RunStat(const std::string& path, Flight& flight, const store::CallContext& context);
-  void RunList(const std::string& path, uint64_t limit, Flight& flight, const store::CallContext& context);
+  void RunList(const std::string& path, ListDetail detail, uint64_t limit, Flight& flight,
+               const store::CallContext& context);
   void RunLoad(const std::string& path, Flight& flight);
   void KeepSingle(const std::string& path, const Flight& flight);
   void KeepListing(const std::string& path, const Flight& flight);
@@ -129,12 +117,11 @@ class MetadataCache {
   const Clock& clock_;
 
   mutable std::mutex mutex_;
-  std::condition_variable_any landed_;
   // All guarded by mutex_. The parent of the root is the directory "/", whose one name is "".
   std::map<std::string, Directory, std::less<>> directories_;
   std::list<std::string> used_;  // paths of directories_; the front was used last
   size_t weight_ = 0;            // entries of all directories
-  std::unordered_map<std::string, FlightPtr> flights_;
+  MetadataFlights flights_;
   Dropped dropped_;     // listings to be destroyed by whoever lets go of the lock
   uint64_t epoch_ = 0;  // grows with every Invalidate: what was asked before is then not kept
 };

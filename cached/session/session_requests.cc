@@ -134,7 +134,7 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
   const std::shared_ptr<const Listing> listing = files_.Directory(submission.handle, submission.node).listing;
   if (listing == nullptr) return false;
   auto page = tree_->Page(submission.node, *listing, submission.offset, submission.length, DetailOf(submission),
-                          Effort::kMemoryOnly);
+                          Effort::kMemoryOnly, {});
   if (!page) return false;
   ReplyOrRefuse(request, *std::move(page));
   return true;
@@ -326,7 +326,7 @@ void Session::ReadDir(const RequestPtr& request) {
     listing = *std::move(fresh);
   }
   ReplyOrRefuse(request, *tree_->Page(submission.node, *listing, submission.offset, submission.length,
-                                      DetailOf(submission), Effort::kMayBlock));
+                                      DetailOf(submission), Effort::kMayBlock, ContextOf(*request)));
 }
 
 void Session::GetXattr(const RequestPtr& request) {

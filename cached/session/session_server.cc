@@ -214,9 +214,9 @@ Status ServerImpl::Greet(Connection& connection) {
                                               " mounts: raise its --max_sessions");
   }
   MLCACHE_ASSIGN_OR_RETURN(const Hello hello, ParseHello(message->bytes));
-  MLCACHE_RETURN_IF_ERROR(MayMount(connection.peer, options_));
+  MLCACHE_ASSIGN_OR_RETURN(const CredentialProfile credential, CredentialOf(hello, connection.peer, options_));
   MLCACHE_RETURN_IF_ERROR(CheckOptions(hello.options()));
-  MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(hello.store_url(), Context()));
+  MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(hello.store_url(), Context(), credential));
   const ring::Geometry geometry{.queue_pairs = hello.workers()};
   const uint64_t generation = ++next_generation_;
   MLCACHE_ASSIGN_OR_RETURN(std::unique_ptr<ring::DaemonChannel> channel, ring::CreateChannel(geometry, generation));

@@ -39,6 +39,7 @@ struct SessionServerOptions {
   Nanos request_timeout = std::chrono::seconds(60);  // of one store operation on behalf of a reader
   // Who may mount beside root and the daemon's own user: nobody else for an empty list, everybody without one.
   std::optional<std::vector<uid_t>> allowed_uids;
+  std::string credentials_file;  // of named profiles (credential_table.h); empty: there are none
   store::StoreOptions store;
   VolumeOptions volume;
   // Opens stores; store::OpenStore when it is empty. For tests.

@@ -31,8 +31,12 @@ class StoreVolume final : public Volume {
 
   // As the members of MetadataCache of the same names, for a valid path. Look is its Stat: absence is an answer.
   std::optional<Known> Peek(std::string_view path, Nanos max_age) { return metadata_.Peek(path, max_age); }
-  std::shared_ptr<const Listing> PeekListing(std::string_view path, Nanos max_age) {
-    return metadata_.PeekListing(path, max_age);
+  std::shared_ptr<const Listing> PeekListing(std::string_view path, Nanos max_age, ListDetail detail) {
+    return metadata_.PeekListing(path, max_age, detail);
+  }
+  Result<std::shared_ptr<const Listing>> List(const std::string& path, Nanos max_age, ListDetail detail,
+                                              const store::CallContext& context) {
+    return metadata_.List(path, max_age, detail, context);
   }
   Result<Known> Look(const std::string& path, Nanos max_age, const store::CallContext& context) {
     return metadata_.Stat(path, max_age, context);

@@ -12,6 +12,8 @@ namespace mlcache::session {
 namespace {
 
 constexpr uint64_t kFirstCookie = 3;  // 1 and 2 are behind `.` and `..`, which the shim makes
+constexpr int kDetailsCredit = 32;
+constexpr size_t kIdsAhead = 256;
 constexpr Nanos kCapacityAge = std::chrono::seconds(5);
 constexpr std::string_view kVersionXattr = "user.mlcache.version";
 constexpr std::string_view kCachedXattr = "user.mlcache.cached";
@@ -116,13 +118,31 @@ Attempt<ring::NodeAttributes> Tree::Lookup(uint64_t parent, std::string_view nam
     absent.entry_timeout_ns = NegativeTimeoutOf(view_, found.fetched_at, clock_.Now());
     return absent;
   }
+  if (found.info.type == store::FileType::kRegular) details_credit_.store(kDetailsCredit, std::memory_order_relaxed);
   if (const std::optional<uint64_t> id = nodes_.PeekId(root_->identity, path, found.info))
     return Describe(found, path, *id);
   if (effort == Effort::kMemoryOnly) return std::nullopt;
-  const NodeRequest request{.path = path, .info = &found.info};
-  const Result<std::vector<uint64_t>> ids = nodes_.Assign(root_->identity, std::span(&request, 1));
-  if (!ids.has_value()) return std::unexpected(ids.error());
-  return Describe(found, path, ids->front());
+  const Result<uint64_t> id = AssignId(***directory, name, found.info);
+  if (!id.has_value()) return std::unexpected(id.error());
+  return Describe(found, path, *id);
+}
+
+Result<uint64_t> Tree::AssignId(const Node& directory, std::string_view name, const store::ObjectInfo& info) {
+  std::vector<NodeRequest> requests = {{.path = JoinPath(directory.path, name), .info = &info}};
+  const std::shared_ptr<const Listing> listing =
+      volume_->PeekListing(RelativeOf(directory), view_.max_age(), ListDetail::kAttributes);
+  const store::ListEntry* entry = listing == nullptr ? nullptr : FindEntry(*listing, name);
+  const store::ListEntry* const first = listing == nullptr ? nullptr : listing->entries.data();
+  if (entry != nullptr && entry != first) {
+    const store::ListEntry* const before = std::prev(entry);
+    if (nodes_.PeekId(root_->identity, JoinPath(directory.path, before->name), before->info)) {
+      const store::ListEntry* const end = first + listing->entries.size();
+      while (++entry != end && requests.size() < kIdsAhead)
+        requests.push_back({.path = JoinPath(directory.path, entry->name), .info = &entry->info});
+    }
+  }
+  MLCACHE_ASSIGN_OR_RETURN(const std::vector<uint64_t> ids, nodes_.Assign(root_->identity, requests));
+  return ids.front();
 }
 
 Attempt<ring::NodeAttributes> Tree::GetAttributes(uint64_t id, Effort effort, const store::CallContext& context) {
@@ -182,65 +202,100 @@ Attempt<std::shared_ptr<const Listing>> Tree::List(uint64_t id, Effort effort, c
   const Node& node = ***resolved;
   if (node.info.type != store::FileType::kDirectory)
     return Fail(Code::kInvalidArgument, node.path + " is not a directory");
-  if (effort == Effort::kMayBlock) return volume_->List(RelativeOf(node), view_.max_age(), context);
-  std::shared_ptr<const Listing> listing = volume_->PeekListing(Below(node.path, root_->path), view_.max_age());
+  const ListDetail detail = view_.immutable ? ListDetail::kAttributes : ListDetail::kNames;
+  if (effort == Effort::kMayBlock) return volume_->List(RelativeOf(node), view_.max_age(), detail, context);
+  std::shared_ptr<const Listing> listing = volume_->PeekListing(Below(node.path, root_->path), view_.max_age(), detail);
   if (listing == nullptr) return std::nullopt;
   return listing;
 }
 
+Attempt<std::shared_ptr<const Listing>> Tree::DetailsOf(const Node& directory, const Listing& listing, uint64_t cookie,
+                                                        Effort effort, const store::CallContext& context) {
+  std::shared_ptr<const Listing> none;
+  const std::string path = RelativeOf(directory);
+  // As young as the names will do, however short the mount's attr_ttl: one request describes all pages of the handle.
+  const Nanos max_age = std::max(view_.max_age(), clock_.Now() - listing.fetched_at);
+  if (auto details = volume_->PeekListing(path, max_age, ListDetail::kAttributes)) return details;
+  const bool begins = cookie < kFirstCookie;
+  if (begins && details_credit_.load(std::memory_order_relaxed) <= 0) return none;
+  if (effort == Effort::kMemoryOnly) return std::nullopt;
+  if (begins) details_credit_.fetch_sub(1, std::memory_order_relaxed);
+  Result<std::shared_ptr<const Listing>> details = volume_->List(path, max_age, ListDetail::kAttributes, context);
+  if (!details.has_value()) return none;  // the names are still what they were
+  return details;
+}
+
+Attempt<std::vector<uint64_t>> Tree::IdsOf(const Node& directory, const std::vector<const store::ListEntry*>& entries,
+                                           Effort effort) {
+  std::vector<uint64_t> ids(entries.size(), 0);
+  std::vector<NodeRequest> requests;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i] == nullptr) continue;
+    std::string path = JoinPath(directory.path, entries[i]->name);
+    if (const std::optional<uint64_t> id = nodes_.PeekId(root_->identity, path, entries[i]->info)) {
+      ids[i] = *id;
+      continue;
+    }
+    if (effort == Effort::kMemoryOnly) return std::nullopt;
+    requests.push_back({.path = std::move(path), .info = &entries[i]->info});
+    places.push_back(i);
+  }
+  if (requests.empty()) return ids;
+  Result<std::vector<uint64_t>> assigned = nodes_.Assign(root_->identity, requests);
+  if (!assigned.has_value()) return std::unexpected(assigned.error());
+  for (size_t i = 0; i < places.size(); ++i) ids[places[i]] = (*assigned)[i];
+  return ids;
+}
+
 Attempt<std::string> Tree::Page(uint64_t id, const Listing& listing, uint64_t cookie, uint32_t room, Detail detail,
-                                Effort effort) {
+                                Effort effort, const store::CallContext& context) {
   const Attempt<NodePtr> resolved = Resolve(id, effort);
   if (!resolved) return std::nullopt;
   if (!resolved->has_value()) return std::unexpected(resolved->error());
-  const NodePtr& node = **resolved;
-  const std::string& identity = root_->identity;
+  const Node& node = ***resolved;
   const std::vector<store::ListEntry>& entries = listing.entries;
   // next_cookie of entry i is i + kFirstCookie, and goes on with entry i + 1.
-  size_t index =
+  const size_t begin =
       cookie < kFirstCookie ? 0 : static_cast<size_t>(std::min<uint64_t>(cookie - kFirstCookie, UINT32_MAX)) + 1;
-  std::string page;
-  const Nanos now = clock_.Now();
-  std::vector<uint64_t> ids;  // of the entries from `ids_begin` on
-  size_t ids_begin = index;
-  for (; index < entries.size(); ++index) {
-    const store::ListEntry& entry = entries[index];
-    if (page.size() + RecordBytes(entry.name.size()) > room) break;
-    const std::string path = JoinPath(node->path, entry.name);
-    std::optional<uint64_t> child;
-    if (detail == Detail::kNames) {
-      child = 0;
-    } else if (index - ids_begin < ids.size()) {
-      child = ids[index - ids_begin];
-    } else {
-      child = nodes_.PeekId(identity, path, entry.info);
-    }
-    if (!child) {
-      if (effort == Effort::kMemoryOnly) return std::nullopt;
-      std::vector<NodeRequest> requests;
-      // Those that this page has room for, and no more: each costs a durable row.
-      size_t used = page.size();
-      for (size_t i = index; i < entries.size(); ++i) {
-        used += RecordBytes(entries[i].name.size());
-        if (used > room) break;
-        requests.push_back({.path = JoinPath(node->path, entries[i].name), .info = &entries[i].info});
-      }
-      Result<std::vector<uint64_t>> assigned = nodes_.Assign(identity, requests);
-      if (!assigned.has_value()) return std::unexpected(assigned.error());
-      ids = *std::move(assigned);
-      ids_begin = index;
-      child = ids.front();
-    }
-    ring::DirEntry record;
-    const uint64_t timeout = TimeoutOf(view_, entry.info.settled, listing.fetched_at, now);
-    record.attributes = AttributesOf(view_, entry.info, *child, InodeOf(identity, path), timeout);
-    record.next_cookie = index + kFirstCookie;
-    record.name_length = static_cast<uint16_t>(entry.name.size());
-    record.last = index + 1 == entries.size() ? 1 : 0;
-    Append(page, record, entry.name);
+  size_t end = begin;
+  for (size_t used = 0; end < entries.size(); ++end) {
+    used += RecordBytes(entries[end].name.size());
+    if (used > room) break;
   }
-  if (page.empty() && index < entries.size())
-    return Fail(Code::kInvalidArgument, "no room for one entry of " + node->path);
+  if (begin >= entries.size()) return std::string();
+  if (end == begin) return Fail(Code::kInvalidArgument, "no room for one entry of " + node.path);
+
+  std::shared_ptr<const Listing> details;
+  if (detail == Detail::kAttributes && !listing.described) {
+    const Attempt<std::shared_ptr<const Listing>> found = DetailsOf(node, listing, cookie, effort, context);
+    if (!found) return std::nullopt;
+    details = **found;
+  }
+  std::vector<const store::ListEntry*> described(end - begin, nullptr);
+  for (size_t i = begin; i < end && detail == Detail::kAttributes; ++i) {
+    if (entries[i].described) described[i - begin] = &entries[i];
+    if (details != nullptr) described[i - begin] = FindEntry(*details, entries[i].name);
+  }
+  const Attempt<std::vector<uint64_t>> ids = IdsOf(node, described, effort);
+  if (!ids) return std::nullopt;
+  if (!ids->has_value()) return std::unexpected(ids->error());
+
+  const Nanos fetched_at = details == nullptr ? listing.fetched_at : details->fetched_at;
+  const Nanos now = clock_.Now();
+  std::string page;
+  for (size_t i = begin; i < end; ++i) {
+    const std::string& name = entries[i].name;
+    const store::ObjectInfo& info = described[i - begin] == nullptr ? entries[i].info : described[i - begin]->info;
+    const uint64_t child = (**ids)[i - begin];
+    const uint64_t timeout = child == 0 ? 0 : TimeoutOf(view_, info.settled, fetched_at, now);
+    ring::DirEntry record;
+    record.attributes = AttributesOf(view_, info, child, InodeOf(root_->identity, JoinPath(node.path, name)), timeout);
+    record.next_cookie = i + kFirstCookie;
+    record.name_length = static_cast<uint16_t>(name.size());
+    record.last = i + 1 == entries.size() ? 1 : 0;
+    Append(page, record, name);
+  }
   return page;
 }
 

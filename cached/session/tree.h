@@ -2,11 +2,13 @@
 // store or outside the prefix does not exist here. Knows nothing of rings. Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cached/fetch/fetcher.h"
 #include "cached/session/attributes.h"
@@ -51,15 +53,17 @@ class Tree {
   // The node's version for reading, whatever the path holds now.
   Attempt<fetch::Source> SourceOf(uint64_t node, Effort effort);
 
+  // Described only as far as that costs nothing, unless the mount is immutable: then what is fetched is to last.
   Attempt<std::shared_ptr<const Listing>> List(uint64_t node, Effort effort, const store::CallContext& context);
 
   // kNames: inode and mode alone, no nodeid is given out.
   enum class Detail : uint8_t { kNames, kAttributes };
 
   // As many DirEntry records of `listing`, a listing of directory `node`, as fit into `room` bytes, from the place that
-  // `cookie` names. Empty at the end. kInvalidArgument when not even one fits.
+  // `cookie` names. Empty at the end. kInvalidArgument when not even one fits. kAttributes is a wish: a record with
+  // node 0 has only inode and type, and the kernel looks its name up when somebody wants more.
   Attempt<std::string> Page(uint64_t node, const Listing& listing, uint64_t cookie, uint32_t room, Detail detail,
-                            Effort effort);
+                            Effort effort, const store::CallContext& context);
 
   // Sizes where the store knows none are 1 PiB and 2^32 files, all free, so that programs that look for room find it.
   Result<ring::StatFsReply> StatFs(const store::CallContext& context);
@@ -85,6 +89,15 @@ class Tree {
   Attempt<NodePtr> Resolve(uint64_t id, Effort effort);
   Result<NodePtr> ResolveFully(uint64_t id);
   Attempt<Known> KnownOf(const std::string& path, Effort effort, const store::CallContext& context);
+  // An id for each entry, 0 for each null.
+  Attempt<std::vector<uint64_t>> IdsOf(const Node& directory, const std::vector<const store::ListEntry*>& entries,
+                                       Effort effort);
+  // The id of an entry of `directory`, made durable. Where entries are looked up one after the other in the order of
+  // their names, as by a walk that reads attributes, those that follow get theirs in the same write.
+  Result<uint64_t> AssignId(const Node& directory, std::string_view name, const store::ObjectInfo& info);
+  // What describes the entries of `listing`, or null where their names must do.
+  Attempt<std::shared_ptr<const Listing>> DetailsOf(const Node& directory, const Listing& listing, uint64_t cookie,
+                                                    Effort effort, const store::CallContext& context);
   std::string RelativeOf(const Node& node) const;
   ring::NodeAttributes Describe(const Known& known, std::string_view path, uint64_t id) const;
   ring::NodeAttributes DescribeOld(const Node& node, uint64_t id) const;
@@ -94,6 +107,10 @@ class Tree {
   const View view_;
   const Clock& clock_;
   const NodePtr root_;
+
+  // READDIRPLUS asks for attributes at the beginning of every directory, needed or not. So many directories more get
+  // them at the price of a request for each entry; a file looked up shows that they are wanted.
+  std::atomic<int> details_credit_ = 1;
 
   std::mutex capacity_mutex_;
   std::optional<ring::StatFsReply> capacity_;  // guarded by capacity_mutex_

@@ -51,7 +51,7 @@ Result<store::ObjectInfo> StoreVolume::Stat(const std::string& path, Nanos max_a
 Result<std::shared_ptr<const Listing>> StoreVolume::List(const std::string& path, Nanos max_age,
                                                          const store::CallContext& context) {
   MLCACHE_RETURN_IF_ERROR(CheckPath(path));
-  return metadata_.List(path, max_age, context);
+  return metadata_.List(path, max_age, ListDetail::kAttributes, context);
 }
 
 uint64_t StoreVolume::Invalidate(const std::string& path) {

@@ -10,18 +10,13 @@
 #include "cached/cache/key_value.h"
 #include "cached/cache/object_cache.h"
 #include "cached/fetch/fetcher.h"
+#include "cached/session/listing.h"
 #include "cached/store/object_store.h"
 #include "cached/store/store_url.h"
 #include "common/clock.h"
 #include "common/status.h"
 
 namespace mlcache::session {
-
-// A whole directory at one moment, in byte order of names. Immutable, shared.
-struct Listing {
-  std::vector<store::ListEntry> entries;
-  Nanos fetched_at{};  // on Clock::Now
-};
 
 struct VolumeOptions {
   size_t max_cached_entries = 1'000'000;         // in memory, about 300 bytes each; the directories used last stay
@@ -34,7 +29,8 @@ class Volume {
 
   virtual const store::StoreUrl& url() const = 0;
 
-  // Metadata no older than `max_age` (Nanos::max(): any age will do). One request to the store for all who wait.
+  // Metadata no older than `max_age` (Nanos::max(): any age will do). One request to the store for all who wait. Every
+  // entry of a listing is described.
   virtual Result<store::ObjectInfo> Stat(const std::string& path, Nanos max_age, const store::CallContext& context) = 0;
   virtual Result<std::shared_ptr<const Listing>> List(const std::string& path, Nanos max_age,
                                                       const store::CallContext& context) = 0;

@@ -29,38 +29,42 @@ Status CheckRoot(StoreVolume& volume, const store::CallContext& context) {
 VolumeTable::VolumeTable(const SessionServerOptions& options, const SessionDependencies& dependencies)
     : options_(options), dependencies_(dependencies) {}
 
-Result<std::shared_ptr<StoreVolume>> VolumeTable::Get(const std::string& url, const store::CallContext& context) {
-  MLCACHE_ASSIGN_OR_RETURN(const store::StoreUrl parsed, store::ParseStoreUrl(url));
-  const std::string canonical = parsed.Canonical();
-  std::shared_ptr<StoreVolume> volume = Find(canonical);
+Result<std::shared_ptr<StoreVolume>> VolumeTable::Get(const std::string& url, const store::CallContext& context,
+                                                      const CredentialProfile& credential) {
+  MLCACHE_ASSIGN_OR_RETURN(store::StoreUrl parsed, store::ParseStoreUrl(url));
+  parsed.credential = credential.name;
+  const std::string key = parsed.Canonical() + "#" + credential.name + "#" + credential.aws_profile;
+  std::shared_ptr<StoreVolume> volume = Find(key);
   if (volume == nullptr) {
+    store::StoreOptions options = options_.store;
+    options.aws_profile = credential.aws_profile;
     // Outside the lock, since it talks to the store; of two that open at once the first one's is kept.
-    MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<store::ObjectStore> store,
-                             options_.open_store ? options_.open_store(parsed, context)
-                                                 : store::OpenStore(parsed, options_.store, dependencies_.clock,
-                                                                    dependencies_.metrics, context));
+    MLCACHE_ASSIGN_OR_RETURN(
+        std::shared_ptr<store::ObjectStore> store,
+        options_.open_store ? options_.open_store(parsed, context)
+                            : store::OpenStore(parsed, options, dependencies_.clock, dependencies_.metrics, context));
     volume = std::make_shared<StoreVolume>(parsed, std::move(store), dependencies_.cache, dependencies_.metadata,
                                            options_.volume, dependencies_.clock);
   }
   MLCACHE_RETURN_IF_ERROR(CheckRoot(*volume, context));
-  return Keep(canonical, std::move(volume));
+  return Keep(key, std::move(volume));
 }
 
-std::shared_ptr<StoreVolume> VolumeTable::Find(const std::string& canonical) {
+std::shared_ptr<StoreVolume> VolumeTable::Find(const std::string& key) {
   std::lock_guard lock(mutex_);
-  const auto found = std::ranges::find(entries_, canonical, &Entry::canonical);
+  const auto found = std::ranges::find(entries_, key, &Entry::key);
   return found == entries_.end() ? nullptr : found->volume;
 }
 
-std::shared_ptr<StoreVolume> VolumeTable::Keep(const std::string& canonical, std::shared_ptr<StoreVolume> volume) {
+std::shared_ptr<StoreVolume> VolumeTable::Keep(const std::string& key, std::shared_ptr<StoreVolume> volume) {
   std::vector<Entry> dropped;  // stores are closed outside the lock
   std::lock_guard lock(mutex_);
-  const auto found = std::ranges::find(entries_, canonical, &Entry::canonical);
+  const auto found = std::ranges::find(entries_, key, &Entry::key);
   if (found != entries_.end()) {
     entries_.splice(entries_.begin(), entries_, found);
     return found->volume;
   }
-  entries_.push_front({.canonical = canonical, .volume = volume});
+  entries_.push_front({.key = key, .volume = volume});
   size_t idle = 0;
   for (auto it = std::next(entries_.begin()); it != entries_.end();) {
     const bool unused = it->volume.use_count() == 1;

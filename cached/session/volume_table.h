@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cached/session/credential_table.h"
 #include "cached/session/session_server.h"
 #include "cached/session/store_volume.h"
 
@@ -20,21 +21,23 @@ class VolumeTable {
   // Borrows both.
   VolumeTable(const SessionServerOptions& options, const SessionDependencies& dependencies);
 
-  // The volume of `url`, opened when it is not yet. The root is a directory that answered now, or, where the store
+  // The volume of `url` as seen by a credential profile of the daemon (default: by the daemon's own keys), opened when
+  // it is not yet. The root is a directory that answered now, or, where the store
   // cannot be reached, one that did when the volume was opened.
-  Result<std::shared_ptr<StoreVolume>> Get(const std::string& url, const store::CallContext& context);
+  Result<std::shared_ptr<StoreVolume>> Get(const std::string& url, const store::CallContext& context,
+                                           const CredentialProfile& credential = {});
 
   std::vector<std::shared_ptr<StoreVolume>> All() const;
 
  private:
-  std::shared_ptr<StoreVolume> Find(const std::string& canonical);
-  std::shared_ptr<StoreVolume> Keep(const std::string& canonical, std::shared_ptr<StoreVolume> volume);
+  std::shared_ptr<StoreVolume> Find(const std::string& key);
+  std::shared_ptr<StoreVolume> Keep(const std::string& key, std::shared_ptr<StoreVolume> volume);
 
   const SessionServerOptions& options_;
   const SessionDependencies& dependencies_;
   mutable std::mutex mutex_;
   struct Entry {
-    std::string canonical;
+    std::string key;  // canonical URL and credential profile
     std::shared_ptr<StoreVolume> volume;
   };
   std::list<Entry> entries_;  // guarded by mutex_; the front was asked for last

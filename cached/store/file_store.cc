@@ -86,6 +86,20 @@ std::optional<ObjectInfo> InfoOf(const struct statx& status, Nanos wall_now) {
   return info;
 }
 
+// Nothing for a thing that this store does not show, and for DT_UNKNOWN.
+std::optional<FileType> TypeOf(unsigned char d_type) {
+  switch (d_type) {
+    case DT_REG:
+      return FileType::kRegular;
+    case DT_DIR:
+      return FileType::kDirectory;
+    case DT_LNK:
+      return FileType::kSymlink;
+    default:
+      return {};
+  }
+}
+
 // `name` is "" for the link that `directory` itself is.
 std::optional<std::string> ReadLink(int directory, const char* name) {
   std::array<char, PATH_MAX> target{};
@@ -110,30 +124,6 @@ std::unexpected<Error> Unreadable(const std::string& path) {
                   user + "), or grant it an ACL (setfacl -R -m u:" + user + ":rX " + path +
                   "), or, where systemd's sandbox hides it, add BindReadOnlyPaths=" + path +
                   " by 'systemctl edit mlcached'");
-}
-
-Result<std::vector<std::string>> ReadDirectory(int directory, const std::string& shown) {
-  // A descriptor of its own: the caller goes on using `directory`.
-  const int duplicate = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (duplicate < 0) return FailErrno(errno, shown);
-  DIR* stream = fdopendir(duplicate);
-  if (stream == nullptr) {
-    close(duplicate);
-    return FailErrno(errno, shown);
-  }
-  std::vector<std::string> names;
-  errno = 0;
-  for (const dirent* entry = readdir(stream); entry != nullptr; entry = readdir(stream)) {
-    const bool shown_type =
-        entry->d_type == DT_REG || entry->d_type == DT_DIR || entry->d_type == DT_LNK || entry->d_type == DT_UNKNOWN;
-    const std::string_view name = entry->d_name;
-    if (shown_type && name != "." && name != "..") names.emplace_back(name);
-  }
-  const int error = errno;
-  closedir(stream);
-  if (error != 0) return FailErrno(error, shown);
-  std::ranges::sort(names);
-  return names;
 }
 
 std::unexpected<Error> Changed(const std::string& path) {
@@ -210,8 +200,27 @@ Result<ObjectInfo> FileStore::Stat(const std::string& path, const CallContext& c
 }
 
 Result<FileStore::Names> FileStore::ReadNames(const std::string& path, int directory) const {
-  MLCACHE_ASSIGN_OR_RETURN(std::vector<std::string> names, ReadDirectory(directory, Shown(path)));
-  return std::make_shared<const std::vector<std::string>>(std::move(names));
+  // A descriptor of its own: the caller goes on using `directory`.
+  const int duplicate = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (duplicate < 0) return FailErrno(errno, Shown(path));
+  DIR* stream = fdopendir(duplicate);
+  if (stream == nullptr) {
+    close(duplicate);
+    return FailErrno(errno, Shown(path));
+  }
+  auto names = std::make_shared<std::vector<Name>>();
+  errno = 0;
+  for (const dirent* entry = readdir(stream); entry != nullptr; entry = readdir(stream)) {
+    const std::optional<FileType> type = TypeOf(entry->d_type);
+    const std::string_view name = entry->d_name;
+    if (!type && entry->d_type != DT_UNKNOWN) continue;
+    if (name != "." && name != "..") names->push_back({.name = std::string(name), .type = type});
+  }
+  const int error = errno;
+  closedir(stream);
+  if (error != 0) return FailErrno(error, Shown(path));
+  std::ranges::sort(*names, {}, &Name::name);
+  return names;
 }
 
 FileStore::Names FileStore::FindSnapshot(uint64_t id, const std::string& path) {
@@ -228,6 +237,24 @@ uint64_t FileStore::KeepSnapshot(const std::string& path, Names names) {
   snapshots_.push_front({.id = ++last_id_, .path = path, .names = std::move(names)});
   if (snapshots_.size() > kSnapshots) dropped.splice(dropped.begin(), snapshots_, std::prev(snapshots_.end()));
   return last_id_;
+}
+
+// Nothing for what went meanwhile, or is not shown.
+Result<std::optional<ObjectInfo>> FileStore::Describe(const std::string& path, int directory, const std::string& name,
+                                                      Nanos wall_now) const {
+  struct statx status{};
+  if (statx(directory, name.c_str(), AT_SYMLINK_NOFOLLOW, kStatxMask, &status) != 0) {
+    if (errno == ENOENT) return std::nullopt;
+    if (errno == EACCES) return Unreadable(Shown(path));
+    return FailErrno(errno, Shown(path.empty() ? name : path + "/" + name));
+  }
+  std::optional<ObjectInfo> info = InfoOf(status, wall_now);
+  if (info && info->type == FileType::kSymlink) {
+    std::optional<std::string> target = ReadLink(directory, name.c_str());
+    if (!target) return std::nullopt;
+    info->symlink_target = *std::move(target);
+  }
+  return info;
 }
 
 Result<ListPage> FileStore::List(const std::string& path, const std::string& token, const CallContext& context) {
@@ -249,30 +276,22 @@ Result<ListPage> FileStore::List(const std::string& path, const std::string& tok
     MLCACHE_ASSIGN_OR_RETURN(names, ReadNames(path, directory.get()));
     id = 0;
   }
-  auto name = token.empty() ? names->begin() : std::ranges::upper_bound(*names, last);
+  auto name = token.empty() ? names->begin() : std::ranges::upper_bound(*names, last, {}, &Name::name);
   ListPage page;
   page.entries.reserve(std::min(page_entries_, static_cast<size_t>(names->end() - name)));
   const Nanos wall_now = clock_.WallNow();
   for (; name != names->end() && page.entries.size() < page_entries_; ++name) {
     if (page.entries.size() % 256 == 255) MLCACHE_RETURN_IF_ERROR(CheckCall(context, clock_, path));
-    struct statx status{};
-    if (statx(directory.get(), name->c_str(), AT_SYMLINK_NOFOLLOW, kStatxMask, &status) != 0) {
-      if (errno == ENOENT) continue;  // went meanwhile
-      if (errno == EACCES) return Unreadable(Shown(path));
-      return FailErrno(errno, Shown(path.empty() ? *name : path + "/" + *name));
+    if (context.names_suffice && name->type) {
+      page.entries.push_back({.name = name->name, .info = {.type = *name->type}, .described = false});
+      continue;
     }
-    std::optional<ObjectInfo> info = InfoOf(status, wall_now);
-    if (!info) continue;
-    if (info->type == FileType::kSymlink) {
-      std::optional<std::string> target = ReadLink(directory.get(), name->c_str());
-      if (!target) continue;
-      info->symlink_target = std::move(*target);
-    }
-    page.entries.push_back({.name = *name, .info = std::move(*info)});
+    MLCACHE_ASSIGN_OR_RETURN(std::optional<ObjectInfo> info, Describe(path, directory.get(), name->name, wall_now));
+    if (info) page.entries.push_back({.name = name->name, .info = *std::move(info)});
   }
   if (name != names->end()) {
     if (id == 0) id = KeepSnapshot(path, names);
-    page.next = std::to_string(id) + "/" + *std::prev(name);
+    page.next = std::to_string(id) + "/" + std::prev(name)->name;
   }
   return page;
 }

@@ -14,6 +14,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,20 +41,26 @@ class FileStore : public ObjectStore {  // thread-safe
   Status Watch(const std::string& path, const ChangeSink& sink, const CallContext& context) override;
 
  private:
+  struct Name {
+    std::string name;
+    std::optional<FileType> type;  // where readdir tells
+  };
+  using Names = std::shared_ptr<const std::vector<Name>>;
   // The sorted names of one directory as one readdir saw them, kept for the next page. A token whose snapshot was
   // thrown out reads the directory again and goes on behind the last name.
   struct Snapshot {
     uint64_t id;
     std::string path;
-    std::shared_ptr<const std::vector<std::string>> names;
+    Names names;
   };
-  using Names = std::shared_ptr<const std::vector<std::string>>;
 
   FileStore(std::string root, UniqueFd root_fd, const Clock& clock, size_t page_entries);
 
   Result<UniqueFd> OpenBelow(const std::string& path, uint64_t flags) const;
   std::string Shown(const std::string& path) const;
   Result<Names> ReadNames(const std::string& path, int directory) const;
+  Result<std::optional<ObjectInfo>> Describe(const std::string& path, int directory, const std::string& name,
+                                             Nanos wall_now) const;
   Names FindSnapshot(uint64_t id, const std::string& path);
   uint64_t KeepSnapshot(const std::string& path, Names names);
 

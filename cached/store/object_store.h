@@ -31,6 +31,8 @@ struct CallContext {
   std::string_view job;                      // the mount's job name; for accounting, may be empty
   Nanos deadline = Nanos::max();             // on SystemClock().Now(); past it the call fails kDeadlineExceeded
   std::stop_token stop = std::stop_token();  // once requested the call fails kCancelled within 100 ms
+  // Of a List: its entries may be left undescribed where their attributes cost the store more than their names.
+  bool names_suffice = false;
 };
 
 enum class FileType : uint8_t { kRegular, kDirectory, kSymlink };
@@ -61,6 +63,7 @@ struct ObjectInfo {
 struct ListEntry {
   std::string name;  // one component
   ObjectInfo info;
+  bool described = true;  // false: of `info` the type alone is known; only where names_suffice
 };
 
 struct ListPage {

@@ -19,7 +19,9 @@ Result<std::shared_ptr<ObjectStore>> OpenBare(const StoreUrl& url, const StoreOp
   if (url.scheme == "file") return FileStore::Open("/" + url.path, clock);
   if (url.scheme == "s3") {
     const HttpOptions http{.connect_timeout = options.connect_timeout, .stall_timeout = options.stall_timeout};
-    return std::make_shared<S3Store>(url, http, clock);
+    StoreUrl keyed = url;
+    if (!options.aws_profile.empty()) keyed.options["profile"] = options.aws_profile;
+    return std::make_shared<S3Store>(keyed, http, clock);
   }
   return Fail(Code::kUnimplemented, url.Canonical() + ": this release cannot read " + url.scheme +
                                         ":// stores yet; use file:///DIR, or s3:// through the cluster's S3 gateway");

@@ -23,7 +23,8 @@ struct StoreOptions {
   Nanos stall_timeout = std::chrono::seconds(20);  // no byte for so long ends an attempt
   uint64_t max_bytes_per_second = 0;               // 0: no throttle
   uint64_t max_requests_per_second = 0;
-  std::string fault_spec;  // for tests: the fault decorator's script; empty: no faults
+  std::string aws_profile;  // section of the S3 credentials file, instead of the daemon's own keys
+  std::string fault_spec;   // for tests: the fault decorator's script; empty: no faults
 };
 
 // Retry(Metered(Throttle(Fault(store)))), rooted at url.path. Looks at the root once: kNotFound, kPermissionDenied or

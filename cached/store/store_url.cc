@@ -217,7 +217,10 @@ std::string StoreUrl::Identity() const {
   if (scheme != "s3") return scheme + "://" + authority;
   // Without an endpoint it is AWS, where bucket names are unique over all regions.
   const auto endpoint = options.find("endpoint");
-  return "s3://" + authority + "@" + (endpoint == options.end() ? "amazonaws.com" : endpoint->second);
+  std::string identity = "s3://" + authority + "@" + (endpoint == options.end() ? "amazonaws.com" : endpoint->second);
+  if (!credential.empty()) identity += "#" + credential;
+  if (const auto profile = options.find("profile"); profile != options.end()) identity += "##" + profile->second;
+  return identity;
 }
 
 std::string StoreUrl::Canonical() const {

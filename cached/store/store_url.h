@@ -15,9 +15,11 @@ struct StoreUrl {
   std::string authority;                       // bucket or host:port; empty for file
   std::string path;                            // decoded, no leading or trailing slash; the prefix within the store
   std::map<std::string, std::string> options;  // of the query, decoded
+  std::string credential;                      // the daemon's profile that a mount asked for; no part of the text
 
-  // What names the namespace that `path` lies in, without credentials: "file://", "s3://bucket@endpoint". Objects are
-  // cached under (Identity, path below it), so mounts of different prefixes share them.
+  // What names the namespace that `path` lies in, and by whose rights it is seen: "file://", "s3://bucket@endpoint",
+  // "s3://bucket@endpoint#team-a" for credential profile team-a. Objects are cached under (Identity, path below it), so
+  // mounts of different prefixes share them, and mounts of different rights do not.
   std::string Identity() const;
 
   // The URL in one spelling: what `status` and metrics show.

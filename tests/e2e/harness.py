@@ -62,7 +62,7 @@ def process_exists(pid):
 class Host:
     """One host: a daemon (which may be stopped, killed and started again) and its mounts, in a directory of its own."""
 
-    def __init__(self, directory, tier_size="1GiB", flags=(), environment=None):
+    def __init__(self, directory, tier_size="1GiB", flags=(), environment=None, uid=None):
         self.directory = pathlib.Path(directory)
         self.run = self.directory / "run"
         self.tier = self.directory / "tier"
@@ -74,11 +74,17 @@ class Host:
         self.mounts = []
         for path in (self.run, self.tier):
             path.mkdir(parents=True, exist_ok=True)
+        # Everything runs as that user; root's tests look at what an ordinary user sees.
+        self.as_user = []
+        if uid is not None:
+            self.as_user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+            for path in (self.directory, self.run, self.tier):
+                os.chown(path, uid, uid)
 
     def start(self):
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(
-                [BIN / "mlcached", f"--socket_dir={self.run}", f"--tier={self.tiers}", "--metrics_address=", *self.flags],
+                [*self.as_user, BIN / "mlcached", f"--socket_dir={self.run}", f"--tier={self.tiers}", "--metrics_address=", *self.flags],
                 stdout=log, stderr=log, env=self.environment, preexec_fn=die_with_parent)
 
         def answers():
@@ -110,7 +116,9 @@ class Host:
         """Mounts `url` at directory/name; the mountpoint, or with check=False the finished process."""
         mountpoint = self.directory / name
         mountpoint.mkdir(exist_ok=True)
-        done = run(BIN / "mlcache-mount", url, mountpoint, f"--socket_dir={self.run}", "-o", options, check=check,
+        if self.as_user:
+            os.chown(mountpoint, self.directory.stat().st_uid, self.directory.stat().st_gid)
+        done = run(*self.as_user, BIN / "mlcache-mount", url, mountpoint, f"--socket_dir={self.run}", "-o", options, check=check,
                    env={**os.environ, **(environment or {})})
         if not check:
             return done

@@ -1,5 +1,7 @@
 """What a mount is to the rest of the system: attributes, df, xattrs, access rights, fstab, tools."""
+import contextlib
 import os
+import pathlib
 import stat
 import subprocess
 
@@ -9,6 +11,7 @@ import harness
 from harness import BIN, MIB
 from test_shared_cache import read_all
 
+NOBODY = 65534
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 
 
@@ -138,3 +141,58 @@ def test_an_s3_mount_is_identical_too(hosts, source):
         assert {key: value[4] for key, value in harness.tree_digest(mountpoint).items()} == {
             key: value[4] for key, value in harness.tree_digest(source).items()}
         assert read_all(mountpoint) == server.body_bytes
+
+
+@contextlib.contextmanager
+def fuse_device(workdir, mode):
+    """/dev/fuse with that mode, in this mount namespace alone."""
+    node = workdir / "fuse"
+    os.mknod(node, stat.S_IFCHR | 0o600, pathlib.Path("/dev/fuse").stat().st_rdev)
+    os.chmod(node, mode)
+    harness.run("mount", "--bind", node, "/dev/fuse")
+    try:
+        yield
+    finally:
+        harness.run("umount", "-l", "/dev/fuse")  # a live mount keeps its own descriptor
+        node.unlink()
+
+
+@root_only
+def test_ordinary_user_mounts_reads_and_unmounts(hosts, source, workdir):
+    """Daemon, mount and reader are one ordinary user; fusermount3 does what needs privilege."""
+    size = harness.make_tree(source, files=20)
+    (source / "private").write_bytes(b"root's alone")
+    os.chmod(source / "private", 0o600)
+    harness.settle(source)
+    for directory in (workdir, source):
+        os.chmod(directory, 0o755)
+    host = hosts(uid=NOBODY)
+    with fuse_device(workdir, 0o666):
+        mountpoint = host.mount(f"file://{source}")
+        line = options_of(mountpoint)
+        assert f"user_id={NOBODY}" in line and "nosuid" in line and "nodev" in line, line
+        for pid in host.mount_processes(mountpoint):
+            assert os.stat(f"/proc/{pid}").st_uid == NOBODY
+        copied = harness.run(*host.as_user, "sh", "-c", f"cat '{mountpoint}'/class*/* | cksum; cat {source}/class*/* | cksum")
+        through, directly = copied.stdout.splitlines()
+        assert through == directly
+        assert host.total("store_read_bytes_total") == size
+        assert harness.run(*host.as_user, "cat", mountpoint / "private", check=False).returncode != 0
+        with pytest.raises(PermissionError):  # nobody else, not even root: no allow_other
+            os.listdir(mountpoint)
+        harness.run(*host.as_user, "fusermount3", "-u", mountpoint)
+        host.mounts.remove(mountpoint)
+        harness.wait_for(lambda: not host.mount_processes(mountpoint), what="keeper and server leave")
+        assert not harness.is_mounted(mountpoint)
+
+
+@root_only
+def test_ordinary_user_is_told_what_a_closed_device_needs(hosts, source, workdir):
+    for directory in (workdir, source):
+        os.chmod(directory, 0o755)
+    host = hosts(uid=NOBODY)
+    with fuse_device(workdir, 0o600):
+        refused = host.mount(f"file://{source}", check=False)
+    assert refused.returncode == 1, refused.stderr
+    assert "/dev/fuse" in refused.stderr and "chmod 0666 /dev/fuse" in refused.stderr, refused.stderr
+    assert not harness.is_mounted(host.directory / "mnt")

@@ -111,6 +111,8 @@ class FakeObjectStore : public store::ObjectStore {
 
   void set_piece_bytes(uint64_t bytes) { piece_bytes_ = bytes; }
   void set_page_entries(size_t entries) { page_entries_ = entries; }
+  // A listing whose names suffice is not described.
+  void set_dear_attributes(bool dear) { dear_attributes_ = dear; }
 
   // Called, with no lock held, before each piece goes to the sink: may replace files, block on a latch, throw nothing.
   void set_before_piece(std::function<void(const std::string& path, uint64_t offset)> hook) {
@@ -145,6 +147,10 @@ class FakeObjectStore : public store::ObjectStore {
         break;
       }
       page.entries.push_back({.name = std::move(name), .info = node->second.info});
+      if (dear_attributes_ && context.names_suffice) {
+        page.entries.back().info = {.type = node->second.info.type};
+        page.entries.back().described = false;
+      }
     }
     return page;
   }
@@ -275,6 +281,7 @@ class FakeObjectStore : public store::ObjectStore {
   std::atomic<uint64_t> read_bytes_ = 0;
   std::atomic<uint64_t> piece_bytes_ = 64 << 10;
   std::atomic<size_t> page_entries_ = 1000;
+  std::atomic<bool> dear_attributes_ = false;
 };
 
 }  // namespace mlcache::testing

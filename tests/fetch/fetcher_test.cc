@@ -170,24 +170,131 @@ TEST(FetcherTest, DamagedBlockIsFetchedAgainUnseenByTheReader) {
   EXPECT_EQ(world.store->read_log()[1].length, kBlockBytes);
 }
 
-TEST(FetcherTest, FullCacheIsBypassedAndStillOneFlight) {
+// Reads of one source that are all begun before any has ended.
+class Reads {
+ public:
+  Reads(FetchWorld& world, const Source& source) : world_(world), source_(source) {}
+
+  void Begin(uint64_t offset, size_t length) {
+    offsets_.push_back(offset);
+    calls_.push_back(std::make_unique<Call>(length));
+    world_.fetcher->Read(source_, offset, calls_.back()->out(), {}, calls_.back()->Done());
+  }
+
+  void ExpectAll(const std::string& content) {
+    for (size_t i = 0; i < calls_.size(); ++i) {
+      ASSERT_TRUE(calls_[i]->Wait().has_value());
+      EXPECT_TRUE(calls_[i]->bytes() == content.substr(offsets_[i], calls_[i]->bytes().size())) << offsets_[i];
+    }
+  }
+
+ private:
+  FetchWorld& world_;
+  const Source source_;
+  std::vector<uint64_t> offsets_;
+  std::vector<std::unique_ptr<Call>> calls_;
+};
+
+TEST(FetcherTest, FullCacheIsBypassedInOneFlightOfWhatItsReadersWaitFor) {
+  FetchWorld world({.demand_workers = 1});
+  world.cache.refuse_reservations = true;
+  const Source source = world.Make("file", 2 * kChunkBytes);
+  const std::string content = Content(source.ref.size, 1);
+  world.store->BlockReads();
+  Reads reads(world, source);
+  reads.Begin(kChunkBytes, 1);  // keeps the one worker busy while the others gather
+  world.store->WaitForBlockedReads(1);
+  reads.Begin(3 * kMiB, kMiB);
+  reads.Begin(3 * kMiB + 5, 10);
+  reads.Begin(kMiB / 2, kMiB);
+  reads.Begin(0, kMiB);
+  world.store->UnblockReads();
+  reads.ExpectAll(content);
+  EXPECT_EQ(world.Settle(source).error().code(), Code::kResourceExhausted);
+  EXPECT_EQ(source.object->CachedBytes(), 0U);
+  const auto log = world.store->read_log();
+  ASSERT_EQ(log.size(), 3U);
+  EXPECT_EQ(log[1].offset, 0U);
+  EXPECT_EQ(log[1].length, 3 * kMiB / 2);
+  EXPECT_EQ(log[2].offset, 3 * kMiB);
+  EXPECT_EQ(log[2].length, kMiB);
+  const uint64_t waited_for = 1 + 3 * kMiB / 2 + kMiB;
+  EXPECT_EQ(world.store->read_bytes(), waited_for);
+  EXPECT_EQ(Total(world.metrics.bypass_bytes), waited_for);
+  EXPECT_EQ(Total(world.metrics.store_read_bytes), waited_for);
+}
+
+TEST(FetcherTest, LateReaderOfABypassedChunkSharesTheFlightOrWaitsItsTurn) {
   FetchWorld world;
   world.cache.refuse_reservations = true;
   const Source source = world.Make("file", kChunkBytes);
   world.store->BlockReads();
-  Call one(kMiB);
-  Call two(kMiB);
-  world.fetcher->Read(source, 0, one.out(), {}, one.Done());
-  world.fetcher->Read(source, 3 * kMiB, two.out(), {}, two.Done());
+  Reads reads(world, source);
+  reads.Begin(kMiB, kMiB);
   world.store->WaitForBlockedReads(1);
+  reads.Begin(kMiB, kMiB);
+  reads.Begin(2 * kMiB - 10, 10);
+  reads.Begin(0, 100);  // not on its way: a flight of its own, when this one has ended
   world.store->UnblockReads();
-  ASSERT_TRUE(one.Wait().has_value());
-  ASSERT_TRUE(two.Wait().has_value());
-  EXPECT_EQ(two.bytes(), Content(kChunkBytes, 1).substr(3 * kMiB, kMiB));
-  EXPECT_EQ(world.Settle(source).error().code(), Code::kResourceExhausted);
-  EXPECT_EQ(world.store->reads(), 1U);
-  EXPECT_EQ(source.object->CachedBytes(), 0U);
-  EXPECT_EQ(Total(world.metrics.bypass_bytes), kChunkBytes);
+  reads.ExpectAll(Content(kChunkBytes, 1));
+  EXPECT_EQ(world.store->reads(), 2U);
+  EXPECT_EQ(world.store->read_bytes(), kMiB + 100);
+}
+
+TEST(FetcherTest, FileThatIsNotKeptIsFetchedOnceByASequentialReader) {
+  for (const bool unsettled : {true, false}) {
+    FetchWorld world;
+    world.cache.refuse_reservations = !unsettled;
+    Source source = world.Make("file", kChunkBytes + 3 * kMiB + 9);
+    source.hints.keep = !unsettled;
+    const std::string content = Content(source.ref.size, 1);
+    for (uint64_t at = 0; at < source.ref.size; at += kMiB) {
+      std::string bytes;
+      const size_t length = std::min<uint64_t>(kMiB, source.ref.size - at);
+      ASSERT_TRUE(world.ReadNow(source, at, length, &bytes).has_value());
+      ASSERT_EQ(bytes, content.substr(at, length));
+    }
+    EXPECT_EQ(world.store->reads(), 8U);
+    EXPECT_EQ(world.store->read_bytes(), source.ref.size);
+    EXPECT_EQ(Total(world.metrics.store_read_bytes), source.ref.size);
+  }
+}
+
+TEST(FetcherTest, OfAPartlyCachedChunkThatIsFullOnlyTheMissingBytesReadAreFetched) {
+  FetchWorld world;
+  const Source source = world.Make("file", kChunkBytes, 9);
+  const std::string content = Content(kChunkBytes, 9);
+  auto room = source.object->Reserve({kMiB, kMiB}, {});
+  ASSERT_TRUE(source.object->Fill(**room, kMiB, std::as_bytes(std::span(content).subspan(kMiB, kMiB))).has_value());
+  world.cache.refuse_reservations = true;
+  std::string bytes;
+  ASSERT_TRUE(world.ReadNow(source, kMiB - 5, kMiB + 15, &bytes).has_value());
+  EXPECT_EQ(bytes, content.substr(kMiB - 5, kMiB + 15));
+  EXPECT_EQ(world.store->reads(), 2U);
+  EXPECT_EQ(world.store->read_bytes(), 15U);
+}
+
+TEST(FetcherTest, WaitingForManyFlightsOfAChunkThatIsNotKeptIsNoFailure) {
+  FetchWorld world({.demand_workers = 2});
+  Source source = world.Make("file", kChunkBytes);
+  source.hints.keep = false;
+  const std::string content = Content(kChunkBytes, 1);
+  constexpr int kReaders = 16;
+  constexpr int kReadsEach = 64;
+  std::vector<std::jthread> readers;
+  readers.reserve(kReaders);
+  for (int reader = 0; reader < kReaders; ++reader) {
+    readers.emplace_back([&, reader] {
+      for (int i = 0; i < kReadsEach; ++i) {
+        const uint64_t offset = static_cast<uint64_t>(i * kReaders + reader) * 4096;
+        std::string bytes;
+        ASSERT_TRUE(world.ReadNow(source, offset, 4096, &bytes).has_value());
+        ASSERT_TRUE(bytes == content.substr(offset, 4096));
+      }
+    });
+  }
+  readers.clear();
+  EXPECT_EQ(world.store->read_bytes(), kChunkBytes);
 }
 
 TEST(FetcherTest, UnsettledVersionIsServedAndNotKept) {
@@ -205,6 +312,7 @@ TEST(FetcherTest, UnsettledVersionIsServedAndNotKept) {
   world.fetcher.reset();
   EXPECT_EQ(source.object->CachedBytes(), 0U);
   EXPECT_EQ(world.store->reads(), 1U);  // nothing is asked for that nobody reads and that cannot be kept
+  EXPECT_EQ(world.store->read_bytes(), 20U);
 }
 
 TEST(FetcherTest, FullTierWhileFillingStillServesTheReader) {

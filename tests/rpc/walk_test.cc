@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
 #include <stop_token>
 
 #include "tests/rpc/world.h"
@@ -92,6 +95,64 @@ TEST(Walk, EndsWhenTheVisitorOrTheStopTokenSaysSo) {
   Recorder none;
   EXPECT_FALSE(WalkFrom(world, "", none, stop.get_token()));
   EXPECT_THAT(none.files, IsEmpty());
+}
+
+// Holds each listing but the root's until as many as `together` are under way.
+class CrowdStore final : public FakeObjectStore {
+ public:
+  explicit CrowdStore(size_t together) : together_(together) {}
+
+  Result<store::ListPage> List(const std::string& path, const std::string& token,
+                               const store::CallContext& context) override {
+    if (!path.empty()) {
+      std::unique_lock lock(mutex_);
+      most_ = std::max(most_, ++under_way_);
+      changed_.notify_all();
+      if (!changed_.wait_for(lock, context.stop, std::chrono::seconds(20), [this] { return most_ >= together_; }))
+        ADD_FAILURE() << path << " was listed with too few others";
+      --under_way_;
+    }
+    return FakeObjectStore::List(path, token, context);
+  }
+  size_t most() {
+    const std::scoped_lock lock(mutex_);
+    return most_;
+  }
+
+ private:
+  const size_t together_;
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  size_t under_way_ = 0;
+  size_t most_ = 0;
+};
+
+TEST(Walk, ListsDirectoriesAtOnceAndNoMoreThanItMay) {
+  for (const size_t at_once : {size_t{1}, size_t{4}}) {
+    const auto store = std::make_shared<CrowdStore>(at_once);
+    World world(UINT64_MAX / 2, store);
+    std::vector<std::string> expected;
+    for (int i = 10; i < 40; ++i) {
+      expected.push_back("d" + std::to_string(i) + "/file");
+      store->Put(expected.back(), "1");
+    }
+    Recorder recorder;
+    const WalkOptions options{.request_timeout = std::chrono::seconds(30), .listings_at_once = at_once};
+    EXPECT_TRUE(Walk(*world.volume, "", options, SystemClock(), recorder));
+    EXPECT_EQ(recorder.files, expected);  // in order all the same
+    EXPECT_LE(store->most(), at_once + 1);
+    EXPECT_EQ(store->lists(), 31U);
+  }
+}
+
+TEST(Walk, WhatIsListedAheadIsCalledOffWhenTheVisitorEnds) {
+  const auto store = std::make_shared<CrowdStore>(1);
+  World world(UINT64_MAX / 2, store);
+  for (int i = 10; i < 40; ++i) store->Put("d" + std::to_string(i) + "/file", "1");
+  Recorder recorder;
+  recorder.stop_after = 1;
+  EXPECT_FALSE(WalkFrom(world, "", recorder));
+  EXPECT_LT(store->lists(), 20U);
 }
 
 TEST(Walk, ManyFilesAndADeepTree) {

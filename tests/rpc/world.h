@@ -21,7 +21,9 @@ struct World {
   static constexpr char kUrl[] = "file:///data";
   static constexpr char kMountpoint[] = "/mnt/data";
 
-  explicit World(uint64_t cache_bytes = UINT64_MAX / 2) : cache(cache_bytes) {
+  explicit World(uint64_t cache_bytes = UINT64_MAX / 2,
+                 std::shared_ptr<FakeObjectStore> fake = std::make_shared<FakeObjectStore>())
+      : store(std::move(fake)), cache(cache_bytes) {
     volume = session::MakeVolume(store::ParseStoreUrl(kUrl).value(), store, cache, metadata, {}, SystemClock());
     sessions.AddMount({.mountpoint = kMountpoint, .store_url = kUrl, .pid = 7, .job = "train"}, volume);
   }
@@ -38,7 +40,7 @@ struct World {
   }
 
   Metrics metrics;
-  std::shared_ptr<FakeObjectStore> store = std::make_shared<FakeObjectStore>();
+  std::shared_ptr<FakeObjectStore> store;
   cache::FakeObjectCache cache;
   cache::FakeKeyValue metadata;
   std::unique_ptr<fetch::Fetcher> fetcher = fetch::MakeFetcher({}, SystemClock(), metrics);

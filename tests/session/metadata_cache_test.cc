@@ -97,9 +97,15 @@ class MetadataCacheTest : public ::testing::Test {
     return known.value_or(Known{});
   }
   size_t List(const std::string& path, Nanos max_age) {
-    const auto listing = cache_->List(path, max_age, {});
+    const auto listing = cache_->List(path, max_age, ListDetail::kAttributes, {});
     EXPECT_TRUE(listing.has_value()) << listing.error();
     return listing.has_value() ? (*listing)->entries.size() : 0;
+  }
+
+  std::shared_ptr<const Listing> ListNames(const std::string& path, Nanos max_age) {
+    auto listing = cache_->List(path, max_age, ListDetail::kNames, {});
+    EXPECT_TRUE(listing.has_value()) << listing.error();
+    return listing.has_value() ? *std::move(listing) : std::make_shared<const Listing>();
   }
 
   FakeClock clock_;
@@ -137,7 +143,7 @@ TEST_F(MetadataCacheTest, AListingAnswersForItsNames) {
   EXPECT_EQ(store_.stats(), 1U);
   EXPECT_FALSE(Stat("dir/d", kForever).exists);  // or for ever
   EXPECT_EQ(store_.stats(), 1U);
-  EXPECT_EQ(cache_->List("nowhere", seconds(5), {}).error().code(), Code::kNotFound);
+  EXPECT_EQ(cache_->List("nowhere", seconds(5), ListDetail::kAttributes, {}).error().code(), Code::kNotFound);
 }
 
 TEST_F(MetadataCacheTest, ANewerAnswerThanTheListingMakesItListAgain) {
@@ -147,7 +153,7 @@ TEST_F(MetadataCacheTest, ANewerAnswerThanTheListingMakesItListAgain) {
   clock_.Advance(seconds(10));
   const std::string version = store_.Put("dir/a", "changed");
   EXPECT_EQ(Stat("dir/a", seconds(5)).info.version, version);
-  const auto listing = cache_->List("dir", seconds(60), {}).value();
+  const auto listing = cache_->List("dir", seconds(60), ListDetail::kAttributes, {}).value();
   EXPECT_EQ(listing->entries[0].info.version, version);
   EXPECT_EQ(store_.lists(), 2U);
 }
@@ -229,6 +235,68 @@ TEST_F(MetadataCacheTest, ManyLookupsListTheDirectoryInstead) {
   for (int i = 0; i < 500; ++i) EXPECT_EQ(Stat("dir/" + std::to_string(i), seconds(10)).exists, i != 499);
   EXPECT_LE(store_.stats(), 32U);
   EXPECT_EQ(store_.lists(), 2U);
+}
+
+TEST_F(MetadataCacheTest, NamesComeFirstAndAttributesWhenTheyAreWanted) {
+  store_.set_dear_attributes(true);
+  const std::string version = store_.Put("dir/a", "x");
+  for (int i = 0; i < 600; ++i) store_.Put("dir/" + std::to_string(i), "x");
+  const auto names = ListNames("dir", seconds(10));
+  EXPECT_FALSE(names->described);
+  EXPECT_EQ(names->entries.size(), 601U);
+  EXPECT_FALSE(Stat("dir/nowhere", seconds(10)).exists);  // absence is told by the names
+  EXPECT_EQ(store_.stats(), 0U);
+  // One look-up asks for one; what it says of the name does not make the names stale.
+  EXPECT_EQ(Stat("dir/a", seconds(10)).info.version, version);
+  EXPECT_EQ(Stat("dir/a", seconds(10)).info.version, version);
+  EXPECT_EQ(store_.stats(), 1U);
+  EXPECT_EQ(ListNames("dir", seconds(10)), names);
+  // Many bring all at once.
+  for (int i = 0; i < 600; ++i) EXPECT_FALSE(Stat("dir/" + std::to_string(i), seconds(10)).info.version.empty());
+  EXPECT_LE(store_.stats(), 16U);
+  EXPECT_EQ(store_.lists(), 2U);
+  // From then on they come with the names.
+  clock_.Advance(seconds(20));
+  EXPECT_TRUE(ListNames("dir", seconds(10))->described);
+  EXPECT_EQ(Stat("dir/a", seconds(10)).info.version, version);
+  EXPECT_EQ(store_.lists(), 3U);
+  EXPECT_LE(store_.stats(), 16U);
+}
+
+TEST_F(MetadataCacheTest, AttributesAreAsYoungAsAskedForThoughTheNamesAreYounger) {
+  store_.set_dear_attributes(true);
+  store_.Put("dir/a", "x");
+  ListNames("dir", seconds(10));
+  Stat("dir/a", seconds(10));
+  clock_.Advance(seconds(9));
+  const std::string version = store_.Put("dir/a", "changed");
+  store_.PutDirectory("dir/b");
+  clock_.Advance(seconds(2));
+  EXPECT_EQ(ListNames("dir", seconds(10))->entries.size(), 2U);
+  EXPECT_EQ(Stat("dir/a", seconds(10)).info.version, version);
+  // A name that has become another kind of thing makes the listing stale.
+  store_.Remove("dir/b");
+  store_.Put("dir/b", "a file now");
+  EXPECT_EQ(Stat("dir/b", Nanos(0)).info.type, store::FileType::kRegular);
+  EXPECT_EQ(ListNames("dir", seconds(10))->entries[1].info.type, store::FileType::kRegular);
+}
+
+TEST_F(MetadataCacheTest, NamesNeverPassForAttributes) {
+  store_.set_dear_attributes(true);
+  const std::string version = store_.Put("dir/a", "x");
+  ListNames("dir", seconds(60));
+  EXPECT_EQ(cache_->PeekListing("dir", seconds(60), ListDetail::kAttributes), nullptr);
+  EXPECT_NE(cache_->PeekListing("dir", seconds(60), ListDetail::kNames), nullptr);
+  Make();  // the names outlive the process as names
+  EXPECT_FALSE(ListNames("dir", seconds(60))->described);
+  EXPECT_EQ(store_.lists(), 1U);
+  const auto described = cache_->List("dir", seconds(60), ListDetail::kAttributes, {}).value();
+  ASSERT_TRUE(described->described);
+  EXPECT_EQ(described->entries[0].info.version, version);
+  EXPECT_EQ(store_.lists(), 2U);
+  Make();
+  EXPECT_EQ(Stat("dir/a", seconds(60)).info.version, version);
+  EXPECT_EQ(store_.stats() + store_.lists(), 2U);
 }
 
 TEST_F(MetadataCacheTest, ListingIsNotTriedWhereItCannotHelp) {

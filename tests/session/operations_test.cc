@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "tests/session/harness.h"
@@ -129,6 +130,99 @@ TEST_F(OperationsTest, ReadsAllSizesAtAllBorders) {
       EXPECT_EQ(behind.completion.slot, ring::kNoSlot);
     }
   }
+}
+
+// What a walk costs at a store whose attributes cost a request each, and what it is told.
+class DearAttributesTest : public OperationsTest {
+ protected:
+  static constexpr int kFiles = 40;
+
+  DearAttributesTest() {
+    store_->set_dear_attributes(true);
+    for (int d = 0; d < 40; ++d) {
+      for (int i = 0; i < kFiles; ++i) store_->Put(Directory(d) + "/f" + std::to_string(i), std::string(i, 'x'));
+    }
+  }
+
+  static std::string Directory(int d) { return "d" + std::to_string(d); }
+
+  // How many of the directory's entries came with their attributes; those must be right.
+  int Described(SessionClient& client, int d) {
+    const auto entries = client.ReadDirectory(client.Walk(Directory(d)));
+    EXPECT_TRUE(entries && entries->size() == kFiles);
+    int described = 0;
+    for (const NamedEntry& entry : entries.value_or(std::vector<NamedEntry>())) {
+      EXPECT_EQ(entry.entry.attributes.mode & S_IFMT, static_cast<uint32_t>(S_IFREG)) << entry.name;
+      EXPECT_NE(entry.entry.attributes.inode, 0U);
+      if (entry.entry.attributes.node == 0) continue;
+      ++described;
+      EXPECT_EQ(entry.entry.attributes.size, std::stoull(entry.name.substr(1)));
+      EXPECT_GT(entry.entry.attributes.entry_timeout_ns, 0U);
+    }
+    return described;
+  }
+};
+
+TEST_F(DearAttributesTest, AWalkOfNamesAsksForOneDirectorysAttributesAndNoMore) {
+  Start();
+  auto client = Mount();
+  EXPECT_EQ(Described(*client, 0), kFiles);
+  for (int d = 1; d < 10; ++d) EXPECT_EQ(Described(*client, d), 0);
+  EXPECT_LE(store_->stats(), 12U);  // the directories
+  EXPECT_LE(store_->lists(), 11U);  // and of one its attributes
+}
+
+TEST_F(DearAttributesTest, WhoLooksFilesUpIsGivenAttributesWithTheNamesAgain) {
+  Start();
+  auto client = Mount();
+  Described(*client, 0);
+  EXPECT_EQ(Described(*client, 1), 0);
+  const Reply file = client->Lookup(client->Walk("d1"), "f7");
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ(file.attributes().size, 7U);
+  for (int d = 2; d < 34; ++d) EXPECT_EQ(Described(*client, d), kFiles);
+  EXPECT_EQ(Described(*client, 34), 0);       // nobody needed them
+  EXPECT_EQ(Described(*client, 33), kFiles);  // what memory has costs nothing
+}
+
+TEST_F(DearAttributesTest, LookupsInOrderGiveIdsToThoseThatFollow) {
+  Start();
+  auto client = Mount();
+  const uint64_t directory = client->Walk("d1");
+  std::set<std::string> names;
+  for (int i = 0; i < kFiles; ++i) names.insert("f" + std::to_string(i));
+  const size_t before = nodes_.size();
+  size_t looked_up = 0;
+  for (const std::string& name : names) {
+    ASSERT_TRUE(client->Lookup(directory, name).ok());
+    // The sixteenth brings the attributes of all, and follows a name that was looked up.
+    EXPECT_EQ(nodes_.size() - before, ++looked_up < 16 ? looked_up : kFiles) << name;
+  }
+  EXPECT_LE(store_->stats(), 18U);
+}
+
+TEST_F(DearAttributesTest, AnImmutableMountFetchesAttributesOnceForGood) {
+  Start();
+  session::Hello hello = SessionClient::HelloFor(kUrl);
+  hello.mutable_options()->set_immutable(true);
+  auto client = Mount(hello);
+  for (int d = 0; d < 4; ++d) EXPECT_EQ(Described(*client, d), kFiles);
+  const uint64_t asked = store_->stats() + store_->lists();
+  EXPECT_EQ(client->Lookup(client->Walk("d3"), "f9").attributes().size, 9U);
+  EXPECT_EQ(store_->stats() + store_->lists(), asked);
+}
+
+TEST_F(DearAttributesTest, ADirectoryThatGoesWhileItIsReadKeepsItsNames) {
+  Start();
+  auto client = Mount();
+  const uint64_t directory = client->Walk("d0");
+  const Reply opened = client->Call(SessionClient::Make(Op::kOpenDir, directory));
+  ASSERT_TRUE(opened.ok());
+  store_->Remove("d0");
+  const auto entries = client->ReadDirectory(directory, 1 << 20, opened.completion.handle);
+  ASSERT_TRUE(entries);
+  ASSERT_EQ(entries->size(), static_cast<size_t>(kFiles));
+  EXPECT_EQ(entries->front().entry.attributes.node, 0U);
 }
 
 TEST_F(OperationsTest, ListsPagesWithStableCookies) {

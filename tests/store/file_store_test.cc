@@ -100,6 +100,22 @@ TEST_F(FileStoreTest, LinksAreReportedAndNeverFollowed) {
   }
 }
 
+TEST_F(FileStoreTest, NamesAreListedWithoutTheirAttributes) {
+  Write("file", "x");
+  fs::create_directory(At("dir"));
+  fs::create_symlink("file", At("link"));
+  ASSERT_EQ(mkfifo(At("pipe").c_str(), 0600), 0);
+  const Result<ListPage> page = store_->List("", "", {.names_suffice = true});
+  ASSERT_TRUE(page) << page.error();
+  ASSERT_EQ(page->entries.size(), 3U);
+  const FileType types[] = {FileType::kDirectory, FileType::kRegular, FileType::kSymlink};
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_FALSE(page->entries[i].described);
+    EXPECT_EQ(page->entries[i].info.type, types[i]);
+    EXPECT_EQ(page->entries[i].info.version, "");
+  }
+}
+
 TEST_F(FileStoreTest, PipesSocketsAndDevicesDoNotExist) {
   Write("file", "x");
   ASSERT_EQ(mkfifo(At("pipe").c_str(), 0600), 0);

@@ -175,6 +175,23 @@ TEST_P(StoreContract, ListAgreesWithStat) {
   EXPECT_THAT(ListAll(""), ::testing::SizeIs(2));
 }
 
+TEST_P(StoreContract, NamesAloneAreTheSameNamesAndTypes) {
+  backend_->Put("top/file", "1");
+  backend_->PutDirectory("top/dir");
+  const Result<ListPage> page = store().List("top", "", {.names_suffice = true});
+  ASSERT_TRUE(page) << page.error();
+  ASSERT_THAT(page->entries, ::testing::SizeIs(2));
+  for (const ListEntry& entry : page->entries) {
+    EXPECT_EQ(entry.info.type, entry.name == "dir" ? FileType::kDirectory : FileType::kRegular) << entry.name;
+    if (!entry.described) continue;
+    const Result<ObjectInfo> info = store().Stat("top/" + entry.name, {});
+    ASSERT_TRUE(info) << info.error();
+    EXPECT_EQ(info->size, entry.info.size);
+    EXPECT_EQ(info->version, entry.info.version);
+  }
+  for (const ListEntry& entry : ListAll("top")) EXPECT_TRUE(entry.described) << entry.name;
+}
+
 TEST_P(StoreContract, PagesShowEveryEntryOnceInOneOrder) {
   const size_t count = backend_->many_entries();
   std::vector<std::string> expected;

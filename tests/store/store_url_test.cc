@@ -53,6 +53,11 @@ TEST(StoreUrl, SeaweedUrls) {
 TEST(StoreUrl, OneNamespaceHasOneIdentity) {
   EXPECT_EQ(Parsed("s3://b/x?endpoint=http://h:80").Identity(),
             Parsed("s3://b/y/z?endpoint=http://H/&region=r").Identity());
+  StoreUrl keyed = Parsed("s3://b");
+  keyed.credential = "team-a";
+  EXPECT_EQ(keyed.Identity(), "s3://b@amazonaws.com#team-a");
+  EXPECT_EQ(keyed.Canonical(), "s3://b");
+  EXPECT_NE(Parsed("s3://b?profile=p").Identity(), Parsed("s3://b").Identity());
   EXPECT_NE(Parsed("s3://b?endpoint=http://h").Identity(), Parsed("s3://b?endpoint=http://g").Identity());
   EXPECT_EQ(Parsed("file:///a").Identity(), Parsed("file:///b/c").Identity());
 }
