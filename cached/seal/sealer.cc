@@ -126,7 +126,10 @@ void Sealer::RelieveContention() {
 void Sealer::Advance(const Subject& subject, Mount& mount, const std::stop_token& stop) {
   if (!subject.view_state.has_value()) return;
   const session::ViewState& state = *subject.view_state;
-  if (mount.files == nullptr && state.shown() != 0) Adopt(subject, mount);
+  if (mount.files == nullptr && state.shown() != 0) {
+    Adopt(subject, mount);
+    if (mount.files == nullptr) return;  // a view of nobody's is to go first
+  }
   const uint64_t id = mount.files == nullptr ? 0 : mount.files->id();
   const bool failed = id != 0 && state.failed() == id;
   switch (mount.phase) {
