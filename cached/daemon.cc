@@ -15,6 +15,7 @@
 
 #include "cached/metrics/metrics.h"
 #include "cached/rpc/control_server.h"
+#include "cached/seal/sealer.h"
 #include "cached/session/credential_table.h"
 #include "cached/store/seaweed_security.h"
 #include "common/unique_fd.h"
@@ -92,6 +93,7 @@ class RunningDaemon final : public Daemon {
   ~RunningDaemon() override {
     if (control_ != nullptr) LOG(INFO) << "stopping: control service";
     control_.reset();
+    sealer_.reset();
     if (sessions_ != nullptr) LOG(INFO) << "stopping: sessions";
     sessions_.reset();
     fetcher_.reset();
@@ -126,8 +128,17 @@ class RunningDaemon final : public Daemon {
                                                      .clock = clock_};
     MLCACHE_ASSIGN_OR_RETURN(sessions_, session::StartSessionServer(session_options, session_parts));
     LOG(INFO) << "sessions: " << options_.socket_dir << "/session.sock";
-    const rpc::ControlDependencies control_parts{
-        .cache = *cache_.cache, .fetcher = *fetcher_, .sessions = *sessions_, .metrics = metrics_, .clock = clock_};
+    seal::SealerOptions seal_options{.request_timeout = options_.session.request_timeout};
+    for (const cache::TierReport& tier : cache_.cache->Tiers()) {
+      seal_options.tiers.push_back(std::filesystem::absolute(tier.directory).lexically_normal());
+    }
+    sealer_ = std::make_unique<seal::Sealer>(seal_options, *sessions_, *cache_.cache, *cache_.links, clock_);
+    const rpc::ControlDependencies control_parts{.cache = *cache_.cache,
+                                                 .fetcher = *fetcher_,
+                                                 .sessions = *sessions_,
+                                                 .metrics = metrics_,
+                                                 .clock = clock_,
+                                                 .sealer = sealer_.get()};
     const rpc::ControlOptions control_options{.socket_dir = options_.socket_dir,
                                               .metrics_address = endpoint_ ? endpoint_->address() : "",
                                               .request_timeout = options_.session.request_timeout};
@@ -154,6 +165,7 @@ class RunningDaemon final : public Daemon {
   cache::OpenedCache cache_;
   std::unique_ptr<fetch::Fetcher> fetcher_;
   std::unique_ptr<session::SessionServer> sessions_;
+  std::unique_ptr<seal::Sealer> sealer_;
   std::unique_ptr<rpc::ControlServer> control_;
 };
 

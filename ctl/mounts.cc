@@ -23,12 +23,13 @@ int RunMounts(Invocation& invocation) {
   const Status called =
       invocation.client.Check(invocation.client.stub().Mounts(context.get(), control::MountsRequest(), &reply));
   if (!called) return Report(invocation.console, called.error());
-  Table table({"MOUNTPOINT", "STORE", "JOB", "PID", "UID", "MODE", "FLAGS", "REQUESTS", "SINCE"});
+  Table table({"MOUNTPOINT", "STORE", "JOB", "PID", "UID", "MODE", "FLAGS", "REQUESTS", "SINCE", "SEALED"});
   for (const control::Mount& mount : reply.mounts()) {
     const std::string flags = std::string(mount.read_only() ? "ro" : "rw") + (mount.immutable() ? ",immutable" : "");
     table.Add({Shown(mount.mountpoint()), Shown(mount.store_url()), mount.job().empty() ? "-" : Shown(mount.job()),
                std::to_string(mount.pid()), std::to_string(mount.uid()), mount.mode().empty() ? "-" : mount.mode(),
-               flags, WithCommas(mount.requests()), LocalTime(mount.connected_ns())});
+               flags, WithCommas(mount.requests()), LocalTime(mount.connected_ns()),
+               mount.sealed().empty() ? "-" : Shown(mount.sealed())});
   }
   table.Print(invocation.console.out);
   return kExitOk;

@@ -37,6 +37,7 @@ int RunWarmup(Invocation& invocation);
 int RunCheck(Invocation& invocation);
 int RunEvict(Invocation& invocation);
 int RunInvalidate(Invocation& invocation);
+int RunSeal(Invocation& invocation);
 
 // Prints the error; its exit code.
 int Report(Console& console, const Error& error);

@@ -9,7 +9,7 @@ namespace {
 
 constexpr char kProgram[] = "mlcachectl";
 constexpr char kDefaultSocketDir[] = "/run/mlcache";
-constexpr std::string_view kLaterVerbs[] = {"pin", "unpin", "seal", "flush", "plan", "doctor"};
+constexpr std::string_view kLaterVerbs[] = {"pin", "unpin", "flush", "plan", "doctor"};
 
 void PrintUsage(std::ostream& out) {
   out << "usage: " << kProgram << " [--socket_dir=" << kDefaultSocketDir << "] VERB [ARGUMENT...]\n\n";
@@ -97,6 +97,15 @@ const std::vector<Verb>& Verbs() {
        {{"-f", true}},
        true,
        &RunInvalidate},
+      {"seal",
+       "PATH... [--off] [-f LIST]",
+       "shows mounts as sealed views: native speed for what is completely cached",
+       "  --off    show the mounts themselves again, and keep it so\n"
+       "  -f LIST  more paths, one a line; - reads them from standard input\n"
+       "  A path stands for the mount that it lies below. See docs/sealed.md.\n",
+       {{"-f", true}, {"--off"}},
+       true,
+       &RunSeal},
   };
   return verbs;
 }

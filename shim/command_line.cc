@@ -157,9 +157,6 @@ class Parser {
       }
       command_.notes.emplace_back("mounted read-only: this release does not write");
     }
-    if (options.seal == "on") {
-      command_.notes.emplace_back("seal=on is accepted; this release shows no sealed views");
-    }
     if (!options.scratch.empty())
       command_.notes.emplace_back("scratch= is accepted; it has no use on a read-only mount");
     return {};

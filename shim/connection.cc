@@ -73,7 +73,8 @@ void Connection::Run() {
 void Connection::Watch(const DaemonSession& session) {
   while (!session.channel->Broken()) {
     std::array<pollfd, 2> waiting{{{stop_.get(), POLLIN, 0}, {session.socket.get(), POLLIN | POLLRDHUP, 0}}};
-    if (::poll(waiting.data(), waiting.size(), kBrokenCheckMs) <= 0) continue;
+    const int pause_ms = tick_ ? std::min(tick_(session), kBrokenCheckMs) : kBrokenCheckMs;
+    if (::poll(waiting.data(), waiting.size(), pause_ms) <= 0) continue;
     if (waiting[0].revents != 0 || !Hear(session)) return;
   }
 }

@@ -22,6 +22,11 @@ class Connection {
   static Result<std::unique_ptr<Connection>> Make(std::string socket_dir, session::Hello hello, uint32_t workers,
                                                   Publish publish, Heard heard);
 
+  // Called on the running thread with each new session, then again and again: it returns within how many milliseconds
+  // the next time. Before Run.
+  using Tick = std::function<int(const DaemonSession&)>;
+  void set_tick(Tick tick) { tick_ = std::move(tick); }
+
   void Run();  // until Stop()
   void Stop();
 
@@ -37,6 +42,7 @@ class Connection {
   const uint32_t workers_;
   const Publish publish_;
   const Heard heard_;
+  Tick tick_;
   UniqueFd stop_;
 };
 

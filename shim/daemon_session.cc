@@ -15,7 +15,7 @@ constexpr size_t kFirstDoorbell = 4;       // control, arena, submission and not
 
 void FillOptions(const MountOptions& from, session::MountOptions* to) {
   to->set_read_only(from.read_only);
-  to->set_immutable(from.immutable);
+  to->set_immutable(from.immutable || from.ml_training_mode);
   to->set_attr_ttl_ns(static_cast<uint64_t>(from.attr_ttl.count()));
   to->set_job(from.job);
   to->set_credential(from.credential);

@@ -122,7 +122,7 @@ Status Keeper::Start() {
   MLCACHE_RETURN_IF_ERROR(WatchSignals());
   MLCACHE_RETURN_IF_ERROR(Mount());
   Protect();
-  service_.emplace(device_.get(), *state_);
+  MakeServices();
   Spawn();
   const Nanos give_up = Now() + kStartTimeout;
   while (state_->ready == 0) {
@@ -198,6 +198,18 @@ void Keeper::Protect() {
   if (score && SetOomScore(kPassedByOom)) server_.oom_score = *score;
 }
 
+void Keeper::MakeServices() {
+  std::string refusal;
+  if (!command_.options.allow_other) refusal = "a view is open to every user; mount with -o allow_other";
+  if (::geteuid() != 0) refusal = "the mount was made by an ordinary user, and a view takes root's privileges";
+  const ViewOptions options{.mountpoint = mountpoint_,
+                            .source = std::string(kSealedSource) + command_.store_url,
+                            .no_exec = command_.options.no_exec,
+                            .daemon_uid = server_.daemon_uid};
+  views_.emplace(options, bdi_, refusal, *state_);
+  service_.emplace(device_.get(), *state_, *views_);
+}
+
 // The server's ends of new links; ours replace those of the last server, whose requests nobody waits for any more.
 Result<std::vector<UniqueFd>> Keeper::MakeLinks() {
   links_.clear();
@@ -246,9 +258,12 @@ void Keeper::Wait(int timeout_ms) {
     timeout_ms = static_cast<int>(std::clamp<int64_t>(pause_ms, 0, timeout_ms));
   }
   std::vector<pollfd> waiting{{signals_.get(), POLLIN, 0}, {mount_table_.get(), POLLPRI, 0}};
+  waiting.push_back({views_->fd(), POLLIN, 0});
   for (const UniqueFd& link : links_) waiting.push_back({link.get(), POLLIN, 0});
   ::poll(waiting.data(), waiting.size(), timeout_ms);
-  ServeLinks(std::span(waiting).subspan(2));
+  if (waiting[1].revents != 0) views_->LookAtMounts();
+  if (waiting[2].revents != 0) views_->Progress();
+  ServeLinks(std::span(waiting).subspan(3));
   signalfd_siginfo signal{};
   bool stop = false;
   while (::read(signals_.get(), &signal, sizeof(signal)) == sizeof(signal)) {
@@ -325,6 +340,7 @@ void Keeper::ReplaceIfStuck() {
 }
 
 void Keeper::Unmount() {
+  if (views_.has_value()) views_->Unmount();
   if (session_ == nullptr || !device_.valid() || ConnectionIsGone()) return;
   // Somebody may have mounted over us; that is not ours to take away.
   const std::optional<MountedFileSystem> top = FindMount(mountpoint_);

@@ -20,6 +20,7 @@
 #include "shim/keeper_service.h"
 #include "shim/server.h"
 #include "shim/shared_state.h"
+#include "shim/view_service.h"
 
 namespace mlcache::shim {
 
@@ -56,6 +57,7 @@ class Keeper {
   Status Mount();
   Status WatchSignals();
   void Protect();
+  void MakeServices();
   void Spawn();
   Result<std::vector<UniqueFd>> MakeLinks();
   void ServeLinks(std::span<const pollfd> waiting);
@@ -74,6 +76,7 @@ class Keeper {
   SharedStatePointer state_;
   fuse_session* session_ = nullptr;  // only for mounting and unmounting
   UniqueFd device_;                  // our own duplicate, for the servers
+  std::optional<ViewService> views_;
   std::optional<KeeperService> service_;
   std::vector<UniqueFd> links_;  // our ends of the living server's
   std::string bdi_;              // "major:minor"

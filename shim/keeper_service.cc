@@ -54,7 +54,7 @@ Result<UniqueFd> CloneReadOnly(const keeper::CloneReadOnly& wanted) {
 }
 
 bool KeeperService::Serve(int socket) {
-  const Result<ring::Message> message = ring::Receive(socket, 0);
+  Result<ring::Message> message = ring::Receive(socket, 0);
   if (!message) return message.error().code() == Code::kDeadlineExceeded;
   keeper::Request request;
   if (!request.ParseFromString(message->bytes)) return false;
@@ -63,14 +63,13 @@ bool KeeperService::Serve(int socket) {
     return true;
   }
   UniqueFd out;
-  const keeper::Reply reply = Answer(request, message->descriptors, &out);
+  const keeper::Reply reply = Answer(request, std::move(message->descriptors), &out);
   std::vector<int> descriptors;
   if (out.valid()) descriptors.push_back(out.get());
   return ring::Send(socket, reply.SerializeAsString(), descriptors).has_value();
 }
 
-keeper::Reply KeeperService::Answer(const keeper::Request& request, const std::vector<UniqueFd>& descriptors,
-                                    UniqueFd* out) {
+keeper::Reply KeeperService::Answer(const keeper::Request& request, std::vector<UniqueFd> descriptors, UniqueFd* out) {
   keeper::Reply reply;
   reply.set_number(request.number());
   const auto refuse = [&reply](const Error& error) {
@@ -91,6 +90,12 @@ keeper::Reply KeeperService::Answer(const keeper::Request& request, const std::v
     } else {
       refuse(clone.error());
     }
+  } else if (request.has_show_view()) {
+    const Status begun = views_.Show(request.show_view(), std::move(descriptors));
+    if (!begun.has_value()) refuse(begun.error());
+  } else if (request.has_withdraw_view()) {
+    const Status withdrawn = views_.Withdraw();
+    if (!withdrawn.has_value()) refuse(withdrawn.error());
   } else {
     refuse(Error(Code::kUnimplemented, "the keeper knows no such request"));
   }

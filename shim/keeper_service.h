@@ -9,6 +9,7 @@
 #include "common/unique_fd.h"
 #include "proto/keeper.pb.h"
 #include "shim/shared_state.h"
+#include "shim/view_service.h"
 
 namespace mlcache::shim {
 
@@ -19,19 +20,20 @@ Result<UniqueFd> CloneReadOnly(const keeper::CloneReadOnly& wanted);
 
 class KeeperService {
  public:
-  // Borrows both; `device` is /dev/fuse of the mount.
-  KeeperService(int device, SharedState& state) : device_(device), state_(state) {}
+  // Borrows all; `device` is /dev/fuse of the mount.
+  KeeperService(int device, SharedState& state, ViewService& views) : device_(device), state_(state), views_(views) {}
 
   // Answers one request that waits on `socket`; false once the server's end is closed.
   bool Serve(int socket);
 
  private:
-  keeper::Reply Answer(const keeper::Request& request, const std::vector<UniqueFd>& descriptors, UniqueFd* out);
+  keeper::Reply Answer(const keeper::Request& request, std::vector<UniqueFd> descriptors, UniqueFd* out);
   Result<int> OpenBacking(const keeper::BackingOpen& wanted, const std::vector<UniqueFd>& descriptors);
   void CloseBacking(const keeper::BackingClose& wanted);
 
   const int device_;
   SharedState& state_;
+  ViewService& views_;
 };
 
 }  // namespace mlcache::shim

@@ -44,11 +44,14 @@ uint64_t RandomId() {
 }
 
 // Asks the daemon before anything is mounted: is it there, and does it let this mount in? kExitOk if so.
-int AskDaemon(const std::string& socket_dir, const session::Hello& hello) {
+int AskDaemon(const std::string& socket_dir, const session::Hello& hello, uid_t* daemon_uid) {
   // As the server will ask, who has no capabilities.
   const WithoutCapabilities as_server;
   const Result<UniqueFd> socket = Dial(socket_dir);
   if (!socket) return Complain(socket.error(), kExitUnreachable);
+  const Result<ring::PeerIdentity> peer = ring::Peer(socket->get());
+  if (!peer) return Complain(peer.error(), kExitUnreachable);
+  *daemon_uid = peer->uid;
   const Result<Greeting> greeting = Greet(socket->get(), hello);
   if (!greeting) return Complain(greeting.error(), kExitUnreachable);
   if (const Status admitted = Admitted(*greeting); !admitted) {
@@ -121,7 +124,7 @@ int Mount(const CommandLine& command, FaultHook fault_hook) {
   server.hello = MakeHello(command, *mountpoint, RandomId(), kWorkers, ::getpid());
   server.io_timeout = command.options.io_timeout;
   server.fault_hook = std::move(fault_hook);
-  if (const int code = AskDaemon(server.socket_dir, server.hello); code != kExitOk) return code;
+  if (const int code = AskDaemon(server.socket_dir, server.hello, &server.daemon_uid); code != kExitOk) return code;
   if (command.dry_run) return kExitOk;
   if (command.foreground) return RunKeeper(command, *mountpoint, std::move(server), Launcher());
 

@@ -52,7 +52,9 @@ std::optional<MountedFileSystem> ParseLine(const std::string& line) {
 
 Status RefuseIfOurs(const std::string& path) {
   const std::optional<MountedFileSystem> present = FindMount(path);
-  if (!present.has_value() || present->type != kFileSystemType) return {};
+  const bool is_ours =
+      present.has_value() && (present->type == kFileSystemType || present->source.starts_with(kSealedSource));
+  if (!is_ours) return {};
   return Fail(Code::kAlreadyExists, "mountpoint " + path + " is busy: it already shows " + present->source +
                                         "; run `umount " + path + "` first, or choose another directory");
 }

@@ -13,6 +13,8 @@
 namespace mlcache::shim {
 
 inline constexpr char kFileSystemType[] = "fuse.mlcache";
+// What the source of a sealed view, an overlay, begins with.
+inline constexpr std::string_view kSealedSource = "mlcache-sealed:";
 
 // One line of /proc/self/mountinfo (proc(5)).
 struct MountedFileSystem {

@@ -146,9 +146,10 @@ OpenTable::Decision OpenTable::OpenLent(const Open& open) {
 }
 
 // Not when the other nodeid is taken by the same mode, and not twice in a row to one caller: an open that no LOOKUP
-// precedes (by /proc/self/fd) would see the error itself.
+// precedes (by /proc/self/fd) would see the error itself. And not below a sealed view: overlayfs holds on to the nodeid
+// that it has found, and would give its users ESTALE from then on.
 bool OpenTable::MayAnswerStale(const Open& open) {
-  if (!HasAlias(open.node)) return false;
+  if (!HasAlias(open.node) || state_.view_shown != 0) return false;
   const auto other = nodes_.find(open.node ^ 1);
   if (other != nodes_.end() && other->second.cached_opens > 0) return false;
   const uint64_t mark = Mix(open.node * 31 + open.pid) | 1;

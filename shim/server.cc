@@ -26,6 +26,7 @@
 #include "shim/open_table.h"
 #include "shim/privileges.h"
 #include "shim/serving.h"
+#include "shim/view_relay.h"
 #include "shim/worker.h"
 
 namespace mlcache::shim {
@@ -69,7 +70,9 @@ class Server {
         connection_, Connection::Make(
                          options_.socket_dir, options_.hello, kWorkers,
                          [this](const std::shared_ptr<DaemonSession>& session) { Publish(session); },
-                         [](const DaemonSession&, const session::FromDaemon&, const std::vector<UniqueFd>&) {}));
+                         [this](const DaemonSession&, const session::FromDaemon& message,
+                                const std::vector<UniqueFd>& descriptors) { views_.Heard(message, descriptors); }));
+    connection_->set_tick([this](const DaemonSession& session) { return views_.Tick(session); });
     MLCACHE_ASSIGN_OR_RETURN(
         notifier_, Notifier::Start(*kernel_, locks_, [this](uint64_t base) { workers_.front()->PostRevoked(base); }));
     serving_.set_on_change([this] { Report(); });
@@ -98,6 +101,7 @@ class Server {
     if (session != nullptr) BeginLending(*session);
     for (const std::unique_ptr<Worker>& worker : workers_) worker->PostSession(session);
     notifier_->PostSession(session);
+    views_.Begin();
     if (session != nullptr) state_.ready = 1;
   }
 
@@ -174,6 +178,7 @@ class Server {
   FileSystem files_;
   DirectoryLocks locks_;
   KeeperLink keeper_;  // the main thread's
+  ViewRelay views_{keeper_, state_};
   std::unique_ptr<KernelChannel> kernel_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<Connection> connection_;

@@ -27,6 +27,7 @@ struct ServerOptions {
   bool may_register = false;  // the keeper has the privilege to register backing files, and that is wished
   std::string why_not;        // if it has not
   pid_t keeper = 0;
+  uid_t daemon_uid = 0;          // as it was when the mount began
   std::optional<int> oom_score;  // to go back to, when the keeper has protected itself
   FaultHook fault_hook;
 };

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstring>
+#include <string_view>
+#include <tuple>
 
 #include "common/unique_fd.h"
 
@@ -50,6 +53,30 @@ std::optional<ring::NodeAttributes> LastRoot(const SharedState& state) {
   const auto attributes = std::bit_cast<ring::NodeAttributes>(words);
   if (attributes.node != ring::kRootNode) return {};
   return attributes;
+}
+
+void RememberView(SharedState& state, const ShownView& view) {
+  std::array<uint64_t, std::tuple_size_v<decltype(state.view_reason)>> words{};
+  std::string text = view.reason.substr(0, sizeof(words) - 1);
+  std::ranges::replace_if(text, [](char c) { return static_cast<unsigned char>(c) >= 0x80; }, '?');
+  std::memcpy(words.data(), text.data(), text.size());
+  ++state.view_turn;
+  state.view_shown = view.shown;
+  state.view_failed = view.failed;
+  for (size_t i = 0; i < words.size(); ++i) state.view_reason.at(i) = words.at(i);
+  ++state.view_turn;
+}
+
+std::optional<ShownView> LastView(const SharedState& state, uint32_t* turn) {
+  const uint32_t before = state.view_turn;
+  ShownView view{.shown = state.view_shown, .failed = state.view_failed, .reason = {}};
+  std::array<uint64_t, std::tuple_size_v<decltype(state.view_reason)>> words{};
+  for (size_t i = 0; i < words.size(); ++i) words.at(i) = state.view_reason.at(i);
+  if (before % 2 != 0 || state.view_turn != before) return std::nullopt;
+  const std::string_view text(reinterpret_cast<const char*>(words.data()), sizeof(words));
+  view.reason = text.substr(0, text.find('\0'));
+  *turn = before;
+  return view;
 }
 
 bool IsPoison(const SharedState& state, uint64_t unique) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "common/ring/wire.h"
 #include "common/status.h"
@@ -65,6 +66,11 @@ struct SharedState {
   std::atomic<uint32_t> passthrough;    // first server: 1 when the kernel was told of it in the INIT reply
   std::atomic<uint32_t> no_open;        // server: 1 once an OPEN was answered ENOSYS
   std::atomic<uint32_t> opens_touched;  // server: records of `opens` from here on were never used
+  // Keeper: which sealed view is shown, see RememberView. `view_turn` is odd while the rest is being written.
+  std::atomic<uint32_t> view_turn;
+  std::atomic<uint64_t> view_shown;
+  std::atomic<uint64_t> view_failed;
+  std::array<std::atomic<uint64_t>, 32> view_reason;
   // Servers, by open_table.h alone; `backings` as said there.
   std::array<std::atomic<uint64_t>, kMaxMoved> moved;
   std::array<std::atomic<uint64_t>, kMaxStaleAnswers> stale_answers;
@@ -92,6 +98,17 @@ void ChargeDeath(SharedState& state, uint32_t points);
 // is answered while the daemon is away. Thread-safe; a reader beside a writer may see some fields of either.
 void RememberRoot(SharedState& state, const ring::NodeAttributes& attributes);
 std::optional<ring::NodeAttributes> LastRoot(const SharedState& state);
+
+// Which sealed view stands in the place of the mount, and the last one that could not be shown or withdrawn.
+struct ShownView {
+  uint64_t shown = 0;
+  uint64_t failed = 0;
+  std::string reason;  // at most 255 bytes of it are kept, those beyond ASCII as '?'
+};
+void RememberView(SharedState& state, const ShownView& view);  // the keeper
+
+// Nothing while it is being written. `turn` is another one after each change.
+std::optional<ShownView> LastView(const SharedState& state, uint32_t* turn);
 
 // True for a request that killed enough servers: it is answered EIO unread.
 bool IsPoison(const SharedState& state, uint64_t unique);

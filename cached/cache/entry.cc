@@ -163,6 +163,7 @@ uint64_t Entry::TakeAll() {
   uint64_t cached_bytes = 0;
   uint64_t charged_bytes = 0;
   bool may_be_lent = false;
+  std::shared_ptr<FilePin> pin;
   {
     const std::scoped_lock lock(state_mutex_);
     if (tier_ == nullptr) return 0;
@@ -171,7 +172,7 @@ uint64_t Entry::TakeAll() {
     cached_bytes = state_.cached_bytes;
     charged_bytes = state_.charged_bytes;
     Reset();
-    host_.Changed(id_, state_, nullptr, {}, {});
+    pin = host_.Changed(id_, state_, nullptr, {}, {});
   }
   {
     IndexBatch batch;
@@ -183,13 +184,16 @@ uint64_t Entry::TakeAll() {
   }
   tier->ops().Reach("evict.after_rows");
   if (may_be_lent) host_.Left(id_);
-  tier->RemoveObject(id_, charged_bytes, may_be_lent);
+  // Links keep the bytes, and their pin the charge.
+  if (pin != nullptr) pin->Keep(charged_bytes);
+  tier->RemoveObject(id_, pin == nullptr ? charged_bytes : 0, may_be_lent);
   tier->ops().Reach("evict.after_unlink");
   tier->counters().evicted_bytes.Increment(static_cast<double>(cached_bytes));
   return cached_bytes;
 }
 
 uint64_t Entry::Take(uint32_t chunk, uint64_t mask, Taken why) {
+  if (HasLinks()) return TakeAll();  // who reads through a link must never see a hole
   Tier* tier = nullptr;
   uint64_t gone = 0;
   uint64_t space = 0;

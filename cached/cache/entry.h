@@ -5,6 +5,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -15,6 +16,7 @@
 
 #include "cached/cache/block_map.h"
 #include "cached/cache/object_cache.h"
+#include "cached/cache/object_links.h"
 #include "cached/cache/object_state.h"
 #include "cached/cache/tier.h"
 
@@ -37,9 +39,10 @@ class EntryHost {
   // Charges `bytes` to a tier (to `current` if that is not null), evicting what is needed. No entry lock is held.
   virtual Result<Tier*> ChargeRoom(const ObjectKey& key, Tier* current, uint64_t bytes, const AccessHints& hints) = 0;
 
-  // The entry holds this now, in `tier` (null: nothing); `chunks` are those that changed.
-  virtual void Changed(const ObjectId& id, const ObjectState& state, Tier* tier, std::span<const ChunkSpace> chunks,
-                       const AccessHints& hints) = 0;
+  // The entry holds this now, in `tier` (null: nothing); `chunks` are those that changed. Of a file that is no longer
+  // the object's: its pin, if it has links.
+  virtual std::shared_ptr<FilePin> Changed(const ObjectId& id, const ObjectState& state, Tier* tier,
+                                           std::span<const ChunkSpace> chunks, const AccessHints& hints) = 0;
 
   // Its rows lag behind, by `bytes` more; the host commits it some time, and keeps it until then.
   virtual void Dirty(std::shared_ptr<Entry> entry, Tier* tier, uint64_t bytes) = 0;
@@ -83,6 +86,12 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
   uint64_t EvictAll();
   uint64_t EvictChunk(uint32_t chunk);
 
+  // Links (entry_link.cc), as in object_links.h. kFailedPrecondition: complete, but to be verified first.
+  // `pin` is called before the link is there, under the entry's locks.
+  Status LinkTo(int directory, const std::function<void(Tier&)>& pin);
+  Status AdoptLink(uint64_t inode, const std::function<void(Tier&)>& pin);
+  void RemoveLink(int directory);
+
   // A commit: what is to become rows, then (its data being durable, the index's lock held) the rows themselves.
   struct Snapshot {
     uint64_t generation = 0;
@@ -109,6 +118,8 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
   void Distrust(const FileIdentity& identity);
   void MarkDirty(uint64_t bytes);
   void Reset();
+  Status KeepIdentity(const ObjectFile& file);
+  bool HasLinks() const;
 
   bool MayBeLent();
 

@@ -19,7 +19,8 @@ Result<ObjectFile::Facts> ObjectFile::Look() const {
   return Facts{
       .identity = {.inode = info.st_ino, .ctime_ns = info.st_ctim.tv_sec * kNanosPerSecond + info.st_ctim.tv_nsec},
       .size = static_cast<uint64_t>(info.st_size),
-      .space_bytes = static_cast<uint64_t>(info.st_blocks) * kStatBlockBytes};
+      .space_bytes = static_cast<uint64_t>(info.st_blocks) * kStatBlockBytes,
+      .links = info.st_nlink};
 }
 
 void ObjectFile::ReleaseOnClose(uint64_t bytes) {

@@ -31,6 +31,7 @@ class ObjectFile {
     FileIdentity identity;
     uint64_t size = 0;
     uint64_t space_bytes = 0;  // allocated
+    uint64_t links = 1;        // names, ours and those of views
   };
   Result<Facts> Look() const;
 

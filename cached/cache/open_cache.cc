@@ -88,8 +88,11 @@ Result<OpenedCache> OpenCache(const CacheOptions& options, const Clock& clock, M
   MLCACHE_RETURN_IF_ERROR(cache->Load());
   auto state = OpenState(first.StateDirectory(), boot, first.meter(), [cache = cache.get()] { cache->Relieve(0); });
   if (!state.has_value()) return std::unexpected(state.error().WithContext("tier " + first.directory()));
-  return OpenedCache{
-      .cache = std::move(cache), .metadata = std::move(state->metadata), .nodes = std::move(state->nodes)};
+  ObjectLinks* const links = cache.get();
+  return OpenedCache{.cache = std::move(cache),
+                     .metadata = std::move(state->metadata),
+                     .nodes = std::move(state->nodes),
+                     .links = links};
 }
 
 }  // namespace mlcache::cache

@@ -9,6 +9,7 @@
 #include "cached/cache/eviction_policy.h"
 #include "cached/cache/key_value.h"
 #include "cached/cache/object_cache.h"
+#include "cached/cache/object_links.h"
 #include "common/clock.h"
 #include "common/status.h"
 
@@ -48,6 +49,7 @@ struct OpenedCache {
   std::unique_ptr<ObjectCache> cache;
   std::unique_ptr<KeyValue> metadata;  // in the first tier
   std::unique_ptr<KeyValue> nodes;     // in the first tier; emptied when the host has booted since
+  ObjectLinks* links = nullptr;        // the cache's
 };
 
 // Locks each tier (kAlreadyExists names the daemon that holds it), adopts what earlier runs left, drops what cannot be

@@ -256,6 +256,18 @@ void Tier::RemoveObject(const ObjectId& id, uint64_t charged_bytes, bool may_be_
   }
 }
 
+Status Tier::LinkObject(const ObjectId& id, int directory) {
+  const std::string path = PathOf(id);
+  const std::string name = ToHex(id);
+  // A link of an earlier file of the object may be left there.
+  if (::linkat(objects_.get(), path.c_str(), directory, name.c_str(), 0) == 0) return {};
+  if (errno == EEXIST && ::unlinkat(directory, name.c_str(), 0) == 0 &&
+      ::linkat(objects_.get(), path.c_str(), directory, name.c_str(), 0) == 0) {
+    return {};
+  }
+  return FailErrno(errno, options_.directory + "/objects/" + path + ": link");
+}
+
 Status Tier::SyncFiles(const std::vector<ObjectId>& files) {
   if (in_memory_ || files.empty()) return {};
   if (files.size() > kSyncOneByOne) {

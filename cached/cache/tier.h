@@ -84,6 +84,9 @@ class Tier {
   // kFailedPrecondition when `roots` have no directory for this tier, or not a read-only one of this tier's.
   Result<UniqueFd> OpenForLending(const ObjectId& id, const LendingRoots& roots) const;
 
+  // A hard link to the object file in `directory` of the same file system, under the same name.
+  Status LinkObject(const ObjectId& id, int directory);
+
   // Makes written bytes and new names durable: the given files, or everything when they are many.
   Status SyncFiles(const std::vector<ObjectId>& files);
 

@@ -162,7 +162,7 @@ bool TieredCache::MakeRoom(Level& level, uint64_t bytes, bool charge) {
   if (bytes > budget.MostChargeable()) return false;
   if (const uint64_t short_of = level.tier->FloorShortage(bytes);
       short_of > 0 && EvictSome(level, short_of) < short_of) {
-    return false;
+    return NoRoom();
   }
   for (;;) {
     const uint64_t short_of = budget.Shortage(bytes);
@@ -177,13 +177,13 @@ bool TieredCache::MakeRoom(Level& level, uint64_t bytes, bool charge) {
       const std::scoped_lock lock(mutex_);
       victims = level.eviction->ChooseVictims(short_of);
     }
-    if (victims.empty()) return false;
-    EvictUnits(victims);
+    if (victims.empty()) return NoRoom();
+    Displaced(level, EvictUnits(victims));
   }
 }
 
-void TieredCache::Changed(const ObjectId& id, const ObjectState& state, Tier* tier, std::span<const ChunkSpace> chunks,
-                          const AccessHints& hints) {
+std::shared_ptr<FilePin> TieredCache::Changed(const ObjectId& id, const ObjectState& state, Tier* tier,
+                                              std::span<const ChunkSpace> chunks, const AccessHints& hints) {
   const std::scoped_lock lock(mutex_);
   Record& record = records_[id];
   const bool was_complete = record.state.complete;
@@ -196,13 +196,15 @@ void TieredCache::Changed(const ObjectId& id, const ObjectState& state, Tier* ti
   if (was_kept != is_kept) objects_[is_kept ? tier : old_tier] += is_kept ? 1 : UINT64_MAX;
   const auto chunk_count = static_cast<uint32_t>(ChunkCount(state.size));
   if (!is_kept) {
-    if (old_tier == nullptr) return;
+    std::shared_ptr<FilePin> pin = std::exchange(record.pin, nullptr);
+    if (pin != nullptr) --linked_;
+    if (old_tier == nullptr) return pin;
     EvictionPolicy& eviction = *LevelOf(old_tier).eviction;
     eviction.Forget({id, kWholeObject});
     if (!was_complete && chunk_count > 1) {
       for (uint32_t chunk = 0; chunk < chunk_count; ++chunk) eviction.Forget({id, chunk});
     }
-    return;
+    return pin;
   }
   EvictionPolicy& eviction = *LevelOf(tier).eviction;
   const bool whole = state.complete || chunk_count <= 1;
@@ -210,8 +212,8 @@ void TieredCache::Changed(const ObjectId& id, const ObjectState& state, Tier* ti
     if (!was_complete && chunk_count > 1) {
       for (uint32_t chunk = 0; chunk < chunk_count; ++chunk) eviction.Forget({id, chunk});
     }
-    if (!chunks.empty()) eviction.Track({id, kWholeObject}, state.charged_bytes, hints);
-    return;
+    if (!chunks.empty() && record.pin == nullptr) eviction.Track({id, kWholeObject}, state.charged_bytes, hints);
+    return nullptr;
   }
   eviction.Forget({id, kWholeObject});
   for (const ChunkSpace& chunk : chunks) {
@@ -221,6 +223,7 @@ void TieredCache::Changed(const ObjectId& id, const ObjectState& state, Tier* ti
       eviction.Forget({id, chunk.chunk});
     }
   }
+  return nullptr;
 }
 
 void TieredCache::Used(const ObjectId& id, Record& record) {

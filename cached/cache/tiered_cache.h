@@ -5,6 +5,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -15,12 +16,13 @@
 #include "cached/cache/entry.h"
 #include "cached/cache/eviction_policy.h"
 #include "cached/cache/object_cache.h"
+#include "cached/cache/object_links.h"
 #include "cached/cache/tier.h"
 #include "common/clock.h"
 
 namespace mlcache::cache {
 
-class TieredCache final : public ObjectCache, private EntryHost {
+class TieredCache final : public ObjectCache, public ObjectLinks, private EntryHost {
  public:
   struct Options {
     Nanos commit_interval{};
@@ -52,6 +54,13 @@ class TieredCache final : public ObjectCache, private EntryHost {
     left_ = std::move(left);
   }
 
+  // ObjectLinks (tiered_cache_links.cc):
+  Result<ObjectLink> Link(const ObjectKey& key, std::span<const int> directories) override;
+  Result<ObjectLink> Adopt(const ObjectId& id, size_t tier, int directory) override;
+  void Unlink(ObjectLink link, int directory) override;
+  Result<std::unique_ptr<Reservation>> Hold(size_t tier, uint64_t bytes) override;
+  void OnContention(std::function<void()> called) override { contention_ = std::move(called); }
+
   // Evicts until the tier is within its budget again.
   void Relieve(size_t tier) { static_cast<void>(MakeRoom(levels_[tier], 0, false)); }
 
@@ -60,8 +69,10 @@ class TieredCache final : public ObjectCache, private EntryHost {
     ObjectState state;
     std::weak_ptr<Entry> entry;
     Tier* tier = nullptr;
-    int64_t last_access_ns = 0;  // wall clock
-    bool touched = false;        // since that became a row
+    int64_t last_access_ns = 0;              // wall clock
+    bool touched = false;                    // since that became a row
+    std::shared_ptr<FilePin> pin = nullptr;  // while the file has links; then no policy knows the object
+    uint32_t links = 0;
   };
   struct Pending {
     std::shared_ptr<Entry> entry;
@@ -71,8 +82,8 @@ class TieredCache final : public ObjectCache, private EntryHost {
 
   // EntryHost:
   Result<Tier*> ChargeRoom(const ObjectKey& key, Tier* current, uint64_t bytes, const AccessHints& hints) override;
-  void Changed(const ObjectId& id, const ObjectState& state, Tier* tier, std::span<const ChunkSpace> chunks,
-               const AccessHints& hints) override;
+  std::shared_ptr<FilePin> Changed(const ObjectId& id, const ObjectState& state, Tier* tier,
+                                   std::span<const ChunkSpace> chunks, const AccessHints& hints) override;
   void Dirty(std::shared_ptr<Entry> entry, Tier* tier, uint64_t bytes) override;
   void Accessed(const ObjectId& id, uint32_t first_chunk, uint32_t last_chunk, const AccessHints& hints) override;
   void Left(const ObjectId& id) override {
@@ -86,6 +97,10 @@ class TieredCache final : public ObjectCache, private EntryHost {
   Level& LevelOf(const Tier* tier);
   std::vector<Level*> Candidates(uint64_t object_size, Tier* current, uint64_t bytes);
   bool MakeRoom(Level& level, uint64_t bytes, bool charge);
+  bool NoRoom();
+  void Displaced(const Level& level, uint64_t bytes);
+  std::shared_ptr<FilePin> Pin(const ObjectId& id, Tier& tier);
+  void Unpin(const ObjectLink& link);
   uint64_t EvictUnits(const std::vector<EvictionUnit>& units);
   uint64_t EvictSome(Level& level, uint64_t bytes);
   static bool AwaitReturns(Tier& tier, uint64_t bytes);
@@ -106,11 +121,14 @@ class TieredCache final : public ObjectCache, private EntryHost {
   std::mutex left_mutex_;      // held while left_ runs: once TellOfLeaving returns, the one before is not called
   ObjectCache::Left left_;     // guarded by left_mutex_
   std::vector<Level> levels_;  // the policies are guarded by mutex_
+  std::function<void()> contention_;
 
   mutable std::mutex mutex_;
   std::unordered_map<ObjectId, Record, ObjectIdHash> records_;
   std::unique_ptr<AdmissionPolicy> admission_;
   std::vector<ObjectId> touched_;
+  size_t linked_ = 0;             // records with a pin
+  uint64_t displaced_bytes_ = 0;  // evicted while there were such
   std::unordered_map<const Tier*, uint64_t> objects_;
 
   std::mutex commit_mutex_;

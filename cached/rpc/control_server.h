@@ -14,6 +14,9 @@
 namespace mlcache {
 class Metrics;
 }
+namespace mlcache::seal {
+class Sealer;
+}
 
 namespace mlcache::rpc {
 
@@ -24,6 +27,7 @@ struct ControlDependencies {
   session::SessionServer& sessions;
   const Metrics& metrics;
   const Clock& clock;
+  seal::Sealer* sealer = nullptr;  // null: nothing is ever sealed
 };
 
 struct ControlOptions {

@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "cached/rpc/targets.h"
 #include "cached/rpc/walk.h"
 #include "cached/rpc/warmup.h"
+#include "cached/seal/sealer.h"
 #include "cached/session/volume.h"
 #include "common/version.h"
 
@@ -159,6 +162,7 @@ grpc::Status ControlService::Mounts(grpc::ServerContext* /*context*/, const cont
     row.set_connected_ns(static_cast<uint64_t>(mount.connected_at.count()));
     row.set_requests(mount.requests);
     row.set_mode(mount.open_mode);
+    if (parts_.sealer != nullptr) row.set_sealed(parts_.sealer->Describe(mount.mount_id));
   }
   return grpc::Status::OK;
 }
@@ -194,6 +198,7 @@ grpc::Status ControlService::Evict(grpc::ServerContext* context, const control::
   const ResolvedTargets targets = ResolveAll(*request, parts_.sessions);
   for (const control::Failure& failure : targets.failures) *reply->add_failures() = failure;
   for (const ResolvedTarget& target : targets.targets) {
+    if (parts_.sealer != nullptr) parts_.sealer->Release(*target.volume, target.path);
     EvictVisitor visitor(target, parts_.cache, *context, *reply);
     // What is cached is of the version last seen, so the metadata at hand are the right ones, whatever the store has.
     const WalkOptions walk{
@@ -208,8 +213,42 @@ grpc::Status ControlService::Invalidate(grpc::ServerContext* /*context*/, const 
   const ResolvedTargets targets = ResolveAll(*request, parts_.sessions);
   for (const control::Failure& failure : targets.failures) *reply->add_failures() = failure;
   for (const ResolvedTarget& target : targets.targets) {
+    // First, for names under a view must not be taken from the kernel (docs/sealed.md).
+    if (parts_.sealer != nullptr) parts_.sealer->Release(*target.volume, target.path);
     reply->set_entries(reply->entries() + target.volume->Invalidate(target.path));
     parts_.sessions.NotifyInvalidated(*target.volume, target.path);
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status ControlService::Seal(grpc::ServerContext* /*context*/, const control::SealRequest* request,
+                                  control::SealReply* reply) {
+  const std::vector<session::MountReport> mounts = parts_.sessions.Mounts();
+  std::set<std::string> done;
+  for (const control::Target& target : request->targets()) {
+    const std::string& mountpoint = target.mountpoint();
+    const std::string name = mountpoint.empty() ? target.store_url() : mountpoint;
+    const auto mount = std::ranges::find(mounts, mountpoint, &session::MountReport::mountpoint);
+    if (mount == mounts.end() || parts_.sealer == nullptr) {
+      const Error error(Code::kNotFound, "is no live mount; a view is what a mountpoint shows, so name one");
+      *reply->add_failures() = MakeFailure(name, error);
+      continue;
+    }
+    if (!done.insert(mountpoint).second) continue;
+    Result<std::string> sealed = std::string("no: unsealed by order");
+    if (request->off()) {
+      const mlcache::Status unsealed = parts_.sealer->Unseal(mount->mount_id);
+      if (!unsealed.has_value()) sealed = std::unexpected(unsealed.error());
+    } else {
+      sealed = parts_.sealer->Seal(mount->mount_id);
+    }
+    if (!sealed.has_value()) {
+      *reply->add_failures() = MakeFailure(name, sealed.error());
+      continue;
+    }
+    control::SealedMount& row = *reply->add_mounts();
+    row.set_mountpoint(mountpoint);
+    row.set_sealed(*sealed);
   }
   return grpc::Status::OK;
 }

@@ -24,6 +24,8 @@ class ControlService final : public control::Control::Service {
                      control::EvictReply* reply) override;
   grpc::Status Invalidate(grpc::ServerContext* context, const control::TargetRequest* request,
                           control::InvalidateReply* reply) override;
+  grpc::Status Seal(grpc::ServerContext* context, const control::SealRequest* request,
+                    control::SealReply* reply) override;
 
  private:
   const ControlOptions options_;

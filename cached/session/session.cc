@@ -129,6 +129,7 @@ void Session::Hear() {
     return;
   }
   if (heard.has_serving_mode() && heard_mode_) heard_mode_(heard.serving_mode());
+  if (heard.has_view_state() && heard_view_) heard_view_(heard.view_state());
   if (heard.has_lending()) {
     if (const Status begun = lender_.Begin(std::move(message->descriptors)); !begun.has_value()) {
       End(begun.error().message());

@@ -54,6 +54,8 @@ class Session {
 
   // Who is told how the shim serves its files. Before Run.
   void set_on_mode(std::function<void(const ServingMode&)> on_mode) { heard_mode_ = std::move(on_mode); }
+  // Who is told which sealed view is shown. Before Run.
+  void set_on_view(std::function<void(const ViewState&)> on_view) { heard_view_ = std::move(on_view); }
 
   // Serves until the peer of `socket` goes, breaks the protocol, or End is called; then calls off what runs and waits
   // for it. Called once. Why it ended.
@@ -142,6 +144,7 @@ class Session {
   const uint64_t reader_;
   const std::function<std::string()> describe_;
   std::function<void(const ServingMode&)> heard_mode_;
+  std::function<void(const ViewState&)> heard_view_;
   int socket_ = -1;      // the pump's
   const UniqueFd wake_;  // eventfd, written to wake the pump
   OpenFiles files_;

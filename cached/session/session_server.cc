@@ -1,5 +1,6 @@
 #include "cached/session/session_server.h"
 
+#include <fcntl.h>
 #include <glog/logging.h>
 #include <poll.h>
 #include <pthread.h>
@@ -45,6 +46,10 @@ struct Connection {
   ring::PeerIdentity peer;
   MountReport report;  // of a session; set before `session`
   std::shared_ptr<StoreVolume> volume;
+  View view;
+  std::string seal;
+  bool allow_other = false;
+  std::optional<ViewState> view_state;
   uint64_t mount_id = 0;
   std::shared_ptr<Session> session;  // null until the handshake is done, and after the end
   bool too_many = false;             // above max_sessions: to be refused
@@ -73,6 +78,8 @@ class ServerImpl final : public SessionServer {
   Result<std::shared_ptr<Volume>> VolumeOfMount(const std::string& mountpoint) override;
   Result<std::shared_ptr<Volume>> VolumeOfUrl(const std::string& url) override;
   void NotifyInvalidated(const Volume& volume, const std::string& path) override;
+  std::vector<SealSubject> SealSubjects() const override;
+  Status Send(uint64_t mount_id, const FromDaemon& message, const std::vector<int>& descriptors) override;
 
  private:
   void Revoke(const cache::ObjectId& id);
@@ -97,7 +104,7 @@ class ServerImpl final : public SessionServer {
   std::atomic<uint64_t> next_generation_;
 
   mutable std::mutex mutex_;
-  std::list<Connection> connections_;  // the list and session, report, volume, done of each guarded by mutex_
+  std::list<Connection> connections_;  // the list and session … view_state, done of each guarded by mutex_
   std::thread listening_;
   ChangeFeeds feeds_{[this](StoreVolume& volume, const std::string& path) {
     volume.Invalidate(path);
@@ -246,9 +253,14 @@ Status ServerImpl::Greet(Connection& connection) {
     connection.report.serving_mode = mode.mode();
     connection.report.serving_reason = mode.reason();
   });
+  session->set_on_view([this, &connection](const ViewState& state) {
+    const std::lock_guard lock(mutex_);
+    connection.view_state = state;
+  });
   {
     std::lock_guard lock(mutex_);
-    connection.report = {.mountpoint = hello.mountpoint(),
+    connection.report = {.mount_id = hello.mount_id(),
+                         .mountpoint = hello.mountpoint(),
                          .store_url = volume->url().Canonical(),
                          .pid = connection.peer.pid,
                          .uid = connection.peer.uid,
@@ -258,6 +270,9 @@ Status ServerImpl::Greet(Connection& connection) {
                          .connected_at = dependencies_.clock.WallNow(),
                          .open_mode = hello.options().open_mode()};
     connection.volume = std::move(volume);
+    connection.view = view;
+    connection.seal = hello.options().seal();
+    connection.allow_other = hello.options().allow_other();
     connection.mount_id = hello.mount_id();
     connection.session = std::move(session);
   }
@@ -352,6 +367,37 @@ void ServerImpl::NotifyInvalidated(const Volume& volume, const std::string& path
     }
   }
   for (const std::shared_ptr<Session>& session : sessions) session->NotifyInvalidated(absolute);
+}
+
+std::vector<SealSubject> ServerImpl::SealSubjects() const {
+  std::lock_guard lock(mutex_);
+  std::vector<SealSubject> subjects;
+  // As in Mounts: of two sessions of a mount the later one counts.
+  for (auto it = connections_.rbegin(); it != connections_.rend(); ++it) {
+    if (it->session == nullptr || it->mount_id == 0) continue;
+    const bool known = std::ranges::any_of(
+        subjects, [&](const SealSubject& subject) { return subject.report.mount_id == it->mount_id; });
+    if (known) continue;
+    subjects.push_back({.report = it->report,
+                        .volume = it->volume,
+                        .view = it->view,
+                        .seal = it->seal,
+                        .allow_other = it->allow_other,
+                        .view_state = it->view_state});
+  }
+  return subjects;
+}
+
+Status ServerImpl::Send(uint64_t mount_id, const FromDaemon& message, const std::vector<int>& descriptors) {
+  UniqueFd socket;  // a duplicate, for sending may wait
+  {
+    std::lock_guard lock(mutex_);
+    for (auto it = connections_.rbegin(); it != connections_.rend() && !socket.valid(); ++it) {
+      if (it->session != nullptr && it->mount_id == mount_id) socket.Reset(fcntl(it->socket.get(), F_DUPFD_CLOEXEC, 3));
+    }
+  }
+  if (!socket.valid()) return Fail(Code::kUnavailable, "the mount has no session");
+  return ring::Send(socket.get(), message.SerializeAsString(), descriptors);
 }
 
 }  // namespace

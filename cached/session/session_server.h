@@ -14,17 +14,21 @@
 #include "cached/cache/key_value.h"
 #include "cached/cache/object_cache.h"
 #include "cached/fetch/fetcher.h"
+#include "cached/session/attributes.h"
 #include "cached/session/volume.h"
 #include "cached/store/open_store.h"
 #include "common/clock.h"
 #include "common/status.h"
 #include "common/units.h"
+#include "proto/session.pb.h"
 
 namespace mlcache {
 class Metrics;
 }
 
 namespace mlcache::session {
+
+class StoreVolume;
 
 struct SessionServerOptions {
   std::string socket_dir;
@@ -44,6 +48,7 @@ struct SessionServerOptions {
 };
 
 struct MountReport {
+  uint64_t mount_id = 0;  // the same over all its sessions
   std::string mountpoint;
   std::string store_url;  // canonical
   pid_t pid = 0;
@@ -58,6 +63,16 @@ struct MountReport {
   std::string serving_reason;  // why nothing faster
 };
 
+// A mount as the sealer sees it (cached/seal/sealer.h).
+struct SealSubject {
+  MountReport report;
+  std::shared_ptr<StoreVolume> volume;
+  View view;
+  std::string seal;  // "auto", "on", "off"
+  bool allow_other = false;
+  std::optional<ViewState> view_state;  // nothing until the shim has told
+};
+
 class SessionServer {
  public:
   virtual ~SessionServer() = default;  // ends every session, answers nothing more, joins
@@ -70,6 +85,11 @@ class SessionServer {
 
   // Drops what the kernels of all mounts of the volume hold of `path` and below.
   virtual void NotifyInvalidated(const Volume& volume, const std::string& path) = 0;
+
+  virtual std::vector<SealSubject> SealSubjects() const = 0;
+
+  // To the shim of the mount; the descriptors stay the caller's. kUnavailable without a session.
+  virtual Status Send(uint64_t mount_id, const FromDaemon& message, const std::vector<int>& descriptors) = 0;
 };
 
 // All references are borrowed and must outlive the server. `metadata` and `nodes` are separate maps.

@@ -114,6 +114,7 @@ class CacheWorld {
   }
 
   ObjectCache& cache() { return *opened_.cache; }
+  ObjectLinks& links() { return *opened_.links; }
   KeyValue& metadata() { return *opened_.metadata; }
   KeyValue& nodes() { return *opened_.nodes; }
   CacheOptions& options() { return options_; }

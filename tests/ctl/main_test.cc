@@ -176,6 +176,28 @@ TEST_F(MainTest, MountsShowsOneRowEach) {
   EXPECT_THAT(out(), HasSubstr("/mnt/a b"));
   EXPECT_THAT(out(), HasSubstr("train"));
   EXPECT_THAT(out(), HasSubstr("ro,immutable"));
+  server_.mounts.mutable_mounts(0)->set_sealed("no: why not");
+  EXPECT_EQ(Run({"mounts"}), kExitOk);
+  EXPECT_THAT(out(), HasSubstr("no: why not"));
+}
+
+TEST_F(MainTest, SealSaysWhatIsShownOrWhyNot) {
+  server_.AddMount("/mnt/data");
+  control::SealedMount& mount = *server_.seal.add_mounts();
+  mount.set_mountpoint("/mnt/data");
+  mount.set_sealed("yes: 3 files, 3 B");
+  EXPECT_EQ(Run({"seal", "/mnt/data/train"}), kExitOk);
+  EXPECT_THAT(out(), HasSubstr("/mnt/data: sealed: yes: 3 files"));
+  EXPECT_EQ(server_.request().targets(0).mountpoint(), "/mnt/data");
+  EXPECT_FALSE(server_.seal_off());
+  EXPECT_EQ(Run({"seal", "--off", "/mnt/data"}), kExitOk);
+  EXPECT_TRUE(server_.seal_off());
+  *server_.seal.add_failures() = Failure("/mnt/other", "needs allow_other");
+  EXPECT_EQ(Run({"seal", "/mnt/data"}), kExitPartly);
+  server_.seal.clear_mounts();
+  EXPECT_EQ(Run({"seal", "/mnt/data"}), kExitFailure);
+  EXPECT_THAT(err(), HasSubstr("/mnt/other: needs allow_other"));
+  EXPECT_EQ(Run({"seal"}), kExitUsage);
 }
 
 TEST_F(MainTest, WarmupPrintsJsonLinesWithoutATerminal) {

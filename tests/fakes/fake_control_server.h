@@ -33,12 +33,18 @@ class FakeControlServer final : public control::Control::Service {
   std::vector<control::CheckReply> check;
   control::EvictReply evict;
   control::InvalidateReply invalidate;
+  control::SealReply seal;
   grpc::Status end = grpc::Status::OK;
 
   void AddMount(const std::string& mountpoint) {
     control::Mount& mount = *mounts.add_mounts();
     mount.set_mountpoint(mountpoint);
     mount.set_store_url("file:///data");
+  }
+
+  bool seal_off() const {
+    const std::lock_guard lock(mutex_);
+    return seal_off_;
   }
 
   // Of the last call with targets.
@@ -87,6 +93,17 @@ class FakeControlServer final : public control::Control::Service {
     return end;
   }
 
+  grpc::Status Seal(grpc::ServerContext* /*context*/, const control::SealRequest* request,
+                    control::SealReply* reply) override {
+    control::TargetRequest targets;
+    *targets.mutable_targets() = request->targets();
+    Keep(targets);
+    const std::lock_guard lock(mutex_);
+    seal_off_ = request->off();
+    *reply = seal;
+    return end;
+  }
+
  private:
   void Keep(const control::TargetRequest& request) {
     const std::lock_guard lock(mutex_);
@@ -95,6 +112,7 @@ class FakeControlServer final : public control::Control::Service {
 
   mutable std::mutex mutex_;
   control::TargetRequest request_;
+  bool seal_off_ = false;
   std::unique_ptr<grpc::Server> server_;
 };
 

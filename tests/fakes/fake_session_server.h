@@ -41,6 +41,12 @@ class FakeSessionServer final : public session::SessionServer {
     notified_.push_back(path);
   }
 
+  std::vector<session::SealSubject> SealSubjects() const override { return {}; }
+  Status Send(uint64_t /*mount_id*/, const session::FromDaemon& /*message*/,
+              const std::vector<int>& /*descriptors*/) override {
+    return Fail(Code::kUnavailable, "no mount of this fake has a session");
+  }
+
  private:
   using Volumes = std::map<std::string, std::shared_ptr<session::Volume>>;
 

@@ -58,7 +58,8 @@ class KeeperServiceTest : public ::testing::Test {
 
   std::string directory_;
   SharedStatePointer state_ = *CreateSharedState();
-  KeeperService service_{-1, *state_};  // no /dev/fuse: what gets as far as the kernel fails there
+  ViewService views_{{}, "0:0", "no views for this mount", *state_};
+  KeeperService service_{-1, *state_, views_};  // no /dev/fuse: what gets as far as the kernel fails there
   std::optional<KeeperLink> link_;
   UniqueFd keeper_;
 };
@@ -114,6 +115,34 @@ TEST_F(KeeperServiceTest, AnEndedRegistrationFreesItsRecord) {
   EXPECT_EQ(state_->backings[3].node, 0U);
   EXPECT_EQ(state_->backings[3].id, 0);
   EXPECT_FALSE((*link_->Receive()).has_value()) << "no answer";
+}
+
+TEST_F(KeeperServiceTest, SaysWhyAMountIsNeverSealed) {
+  keeper::Request request;
+  request.mutable_show_view()->set_view(7);
+  const auto refused = Call(std::move(request), {});
+  ASSERT_TRUE(refused.has_value());
+  EXPECT_NE(refused->reply.error(), 0);
+  EXPECT_EQ(refused->reply.message(), "no views for this mount");
+  keeper::Request withdraw;
+  withdraw.mutable_withdraw_view();
+  const auto nothing = Call(std::move(withdraw), {});
+  ASSERT_TRUE(nothing.has_value());
+  EXPECT_EQ(nothing->reply.error(), 0) << "nothing is shown";
+}
+
+TEST_F(KeeperServiceTest, AViewIsRememberedForEveryServer) {
+  uint32_t turn = 0;
+  ASSERT_TRUE(LastView(*state_, &turn).has_value());
+  RememberView(*state_, {.shown = 5, .failed = 6, .reason = "caf\xc3\xa9 " + std::string(500, 'x')});
+  uint32_t next = 0;
+  const auto view = LastView(*state_, &next);
+  ASSERT_TRUE(view.has_value());
+  EXPECT_NE(next, turn);
+  EXPECT_EQ(view->shown, 5U);
+  EXPECT_EQ(view->failed, 6U);
+  EXPECT_TRUE(view->reason.starts_with("caf?? xxx"));
+  EXPECT_EQ(view->reason.size(), 255U);
 }
 
 TEST_F(KeeperServiceTest, AForgedMessageEndsTheLink) {
