@@ -143,6 +143,22 @@ def test_an_s3_mount_is_identical_too(hosts, source):
         assert read_all(mountpoint) == server.body_bytes
 
 
+def test_walks_of_names_and_of_attributes_see_the_tree(host, source):
+    """A directory store is listed by names first; what a later walk reads of attributes is the source's all the same."""
+    harness.make_tree(source, files=400, mean=100, folders=20)
+    (source / "class1" / "link").symlink_to("nowhere")
+    mountpoint = host.mount(f"file://{source}")
+
+    def walk(root, form):
+        found = harness.run("find", root, "-not", "-path", "*/.mlcache*", "-printf", form).stdout
+        return sorted(found.splitlines())
+    for form in (r"%P %y\n", r"%P %y %s %m %U %T@ %l\n", r"%P %y\n"):
+        seen, real = walk(mountpoint, form), walk(source, form)
+        if "%s" in form:  # a directory's size is the file system's own affair
+            seen, real = ([line for line in lines if " d " not in line] for lines in (seen, real))
+        assert seen == real
+
+
 @contextlib.contextmanager
 def fuse_device(workdir, mode):
     """/dev/fuse with that mode, in this mount namespace alone."""
