@@ -100,7 +100,8 @@ Status CheckTls(const TlsFiles& files, const std::string& section, bool mutual) 
   }
   for (const std::string& file : {files.ca, files.certificate, files.key}) {
     if (!file.empty() && access(file.c_str(), R_OK) != 0) {
-      return FailErrno(errno, section + ": " + file + " (it must be readable by mlcached's user)");
+      const Error error = ErrnoError(errno, file + " (it must be readable by mlcached's user)");
+      return std::unexpected(error.WithContext(section));
     }
   }
   return {};

@@ -130,7 +130,7 @@ Result<ListPage> SeaweedStore::List(const std::string& path, const std::string& 
   for (const filer_pb::Entry& entry : *entries) {
     if (!IsFileName(entry.name())) continue;
     Result<std::optional<SeaweedEntry>> parsed = ParseSeaweedEntry(entry);
-    if (!parsed) return std::unexpected(parsed.error().WithContext(Shown(path) + "/" + entry.name()));
+    if (!parsed) return std::unexpected(parsed.error().WithContext(entry.name()).WithContext(Shown(path)));
     if (*parsed) page.entries.push_back({.name = entry.name(), .info = WithLayout(**std::move(parsed))});
   }
   if (entries->size() == options_.page_entries) page.next = entries->back().name();

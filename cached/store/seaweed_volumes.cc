@@ -154,6 +154,8 @@ Result<std::vector<SeaweedVolumes::Source>> SeaweedVolumes::SourcesOf(const Seaw
                                                                       const CallContext& context) {
   const std::string id = chunk.FileId();
   const std::string scheme = security_.https ? "https://" : "http://";
+  const std::string direct = "/" + id + kReadDeleted;
+  const std::string proxied = std::string("/") + kReadDeleted + "&proxyChunkId=" + id;
   std::vector<Source> sources;
   if (access_ != SeaweedAccess::kFiler) {
     MLCACHE_ASSIGN_OR_RETURN(const std::shared_ptr<const Locations> locations,
@@ -161,7 +163,7 @@ Result<std::vector<SeaweedVolumes::Source>> SeaweedVolumes::SourcesOf(const Seaw
     for (const filer_pb::Location& server : locations->servers) {
       const bool by_public = access_ == SeaweedAccess::kPublic && !server.public_url().empty();
       const std::string base = scheme + (by_public ? server.public_url() : server.url());
-      sources.push_back({.base = base, .url = base + "/" + id + kReadDeleted});
+      sources.push_back({.base = base, .url = base + direct});
     }
     // Readers of different chunks spread over the replicas; one chunk is always asked of the same first.
     if (!sources.empty()) {
@@ -169,7 +171,7 @@ Result<std::vector<SeaweedVolumes::Source>> SeaweedVolumes::SourcesOf(const Seaw
     }
   }
   for (const std::string& base : filer_.HttpBases()) {
-    sources.push_back({.base = base, .url = base + "/" + kReadDeleted + "&proxyChunkId=" + id, .filer = true});
+    sources.push_back({.base = base, .url = base + proxied, .filer = true});
   }
   const Nanos now = clock_.Now();
   {

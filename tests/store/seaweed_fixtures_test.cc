@@ -111,11 +111,12 @@ class Asker {
     request.set_limit(10);
     grpc::ClientContext context;
     const auto reader = stub_->ListEntries(&context, request);
+    const std::string prefix = "list " + directory + " ";
     int count = 0;
     for (filer_pb::ListEntriesResponse reply; reader->Read(&reply);) {
-      Keep("list " + directory + " " + std::to_string(count++), reply);
+      Keep(prefix + std::to_string(count++), reply);
     }
-    Keep("list " + directory + " end", reader->Finish());
+    Keep(prefix + "end", reader->Finish());
   }
 
   filer_pb::LookupVolumeResponse AskForVolume(const std::string& id) {
@@ -196,7 +197,8 @@ std::string ShapeOf(const std::string& name, const std::string& reply) {
   for (std::string line; std::getline(lines, line);) {
     static const std::regex kept_value(
         "(is_directory|is_compressed|is_chunk_manifest|size|offset|name|directory|new_parent_path):");
-    shape += (std::regex_search(line, kept_value) ? line : line.substr(0, line.find(':'))) + "\n";
+    shape += std::regex_search(line, kept_value) ? line : line.substr(0, line.find(':'));
+    shape += '\n';
   }
   return shape;
 }
