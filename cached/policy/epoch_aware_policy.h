@@ -4,7 +4,7 @@
 // Units with the same marks (EpochStreams) share one hazard, so there is one list for each set of marks, and the victim
 // is the front of the lowest. What arrives waits in a FIFO of a small share of the budget, which serves those who read
 // the same bytes within seconds; when it leaves that, it takes the place of something kept only if its hazard is
-// higher. An access is O(1) but for the ends of epochs, which are O(1) a read over the epoch. Memory: 58 to 63 bytes
+// higher. An access is O(1) but for the ends of epochs, which are O(1) a read over the epoch. Memory: some 65 bytes
 // for each unit known (kept, or read and remembered; at most `max_known`).
 #pragma once
 

@@ -105,7 +105,7 @@ void PolicyChooser::Sample(Dataset& dataset, const EvictionUnit& unit, const Acc
   }
   const uint64_t mean = std::max<uint64_t>(1, tracked_bytes_ / std::max<uint64_t>(1, tracked_units_));
   const double share = static_cast<double>(dataset.reads) / static_cast<double>(reads_);
-  const double units = share * static_cast<double>(capacity_bytes_ / mean) / static_cast<double>(1U << ghosts.shift);
+  const double units = share * static_cast<double>(capacity_bytes_) / static_cast<double>(mean << ghosts.shift);
   for (const auto& cache : ghosts.caches) {
     cache->Resize(std::max<uint64_t>(1, static_cast<uint64_t>(units)));
     cache->Read(unit, 1, hints);

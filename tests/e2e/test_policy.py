@@ -86,8 +86,8 @@ def test_two_jobs_out_of_step_share_more_than_half(hosts, source, dataset):
     for name in (next(orders[0]) for _ in range(FILES // 2)):  # the first job has a head start of half an epoch
         read(mounts[0] / name)
     before = 0
-    for epoch in range(4):
-        if epoch == 2:  # both have shown where their epochs turn
+    for epoch in range(5):
+        if epoch == 3:  # both have shown where their epochs turn
             before = fetched(host)
         for _ in names:
             for mount, order in zip(mounts, orders):
