@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Measures what reading cached data costs: native and each way of serving it, interleaved in one run.
 
-    bench/warm                     everything, on an idle machine; some minutes, about 8 GiB of disk
+    bench/warm                     everything, on an idle machine: a quarter of an hour, 10 GiB of disk
     bench/warm --quick             small sizes, one round: shows that it works, its figures mean little
     bench/warm --rows NAME…        only these rows, of: sequential random_4k random_128k mmap readers over_memory
                                    page_cache files_4k files_110k epoch find cold
 
-Prints one JSON line a row, then a table with each way's ratio to native: medians of the rounds, every way taking its turn
-in each round after one that is not counted. Ways: passthrough, noopen and cached (`-o open_mode=`), default (a mount without any
-option), sealed (`-o immutable,allow_other,seal=on`), and beside them the peers that are found: JuiceFS (`juicefs` in PATH or
-JUICEFS_BIN; tuned, over local files and SQLite) and SeaweedFS's mount (`weed` in PATH or WEED_BIN, and the filer of a
-running cluster in WEED_FILER=HOST:PORT). What cannot be had is left out with the reason. Needs root.
+Prints one JSON line a row, then a table with each way's ratio to native: medians of the rounds, in each of which every way
+has its turn, after one that is not counted. The ways: passthrough, noopen and cached (`-o open_mode=`), default (a mount
+without any option), sealed (`-o immutable,allow_other,seal=on`), and beside them the peers that are found: JuiceFS
+(`juicefs` in PATH or JUICEFS_BIN; tuned, over local files and SQLite) and SeaweedFS's mount (`weed` in PATH or WEED_BIN,
+and the filer of a running cluster in WEED_FILER=HOST:PORT). What cannot be had is left out with the reason. Needs root.
+
+over_memory is 16 readers, the page cache dropped before each round, in a memory cgroup of a quarter of the file where one
+is delegated. page_cache counts copies of the data over the whole host. cold is one reader: a file that the cache has not
+(cold), one that it has but no mount's pages (from_tier), and what a bare FUSE program reaches serving from memory.
 """
 import argparse
 import contextlib
@@ -20,19 +24,14 @@ import os
 import pathlib
 import shutil
 import statistics
-import subprocess
+import sys
 import tempfile
 import typing
 
-from common import GIB, ROOT, cpu_seconds, drop_caches, epoch, harness, make_many, report, timed, touch_memory
+from common import GIB, ROOT, drop_caches, epoch, harness, make_many, report, timed, touch_memory
+from ways import OPTIONS, LeftOut, Way, bare_loop, find_peers, mount_way, serving_mode
 
 KIB, MIB = 1 << 10, 1 << 20
-OPTIONS = {"passthrough": "open_mode=passthrough", "noopen": "open_mode=noopen", "cached": "open_mode=cached", "default": "",
-           "sealed": "immutable,allow_other,seal=on"}
-
-
-class LeftOut(Exception):
-    """This way or row cannot be measured here; the message says why."""
 
 
 @dataclasses.dataclass
@@ -44,10 +43,11 @@ class Sizes:
     files: int = 5_000           # in each tree of small files
     file_passes: int = 4         # over them
     many: int = 100_000          # in the tree that is listed
+    readers: tuple = (1, 2, 4, 8, 16)
     mounts: int = 4              # of the same data
 
 
-QUICK = Sizes(large=96 * MIB, passes=1, random=20_000, files=300, file_passes=1, many=3_000)
+QUICK = Sizes(large=64 * MIB, passes=1, random=10_000, files=300, file_passes=2, many=3_000, readers=(1, 16), mounts=2)
 
 
 def program(name, arguments):
@@ -56,121 +56,6 @@ def program(name, arguments):
         if (directory / name).exists():
             return directory / name
     raise LeftOut(f"{name} is not built (ninja -C build/release {name})")
-
-
-def spawn(*command, log):
-    with open(log, "ab") as output:
-        return subprocess.Popen([str(word) for word in command], stdout=output, stderr=output,
-                                preexec_fn=harness.die_with_parent)
-
-
-def with_children(pid):
-    """A process and those that it started."""
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid] + [inner for child in children for inner in with_children(int(child))]
-
-
-# --- ways of serving -----------------------------------------------------------------------------------------------------
-
-@dataclasses.dataclass
-class Way:
-    """A dataset shown in one way; `processes` are those that serve it."""
-    name: str
-    path: pathlib.Path
-    processes: typing.Sequence[int] = ()
-
-    def cpu(self):
-        return sum(cpu_seconds(pid) for pid in self.processes)
-
-
-def mount_type(path):
-    """The file system type that is visible at a mountpoint."""
-    found = None
-    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
-        before, after = line.split(" - ")
-        if before.split()[4] == str(path):
-            found = after.split()[0]
-    return found
-
-
-def seal(host, mountpoint):
-    """Waits until a sealed view is shown at the mountpoint."""
-    known = host.ctl("seal", "--help", check=False).returncode == 0
-    if known:
-        host.ctl("seal", mountpoint, check=False)
-    try:
-        harness.wait_for(lambda: mount_type(mountpoint) == "overlay", 30 if known else 1, "sealed")
-    except AssertionError:
-        raise LeftOut("no overlay appeared at the mountpoint" + ("" if known else ": these programs have no `mlcachectl seal`")) from None
-
-
-def mount_way(host, name, source, where):
-    """Mounts `source`, which the cache holds, in one of our own ways."""
-    mountpoint = host.mount(f"file://{source}", name=where, options=OPTIONS[name])
-    if name == "sealed":
-        try:
-            seal(host, mountpoint)
-        except LeftOut:
-            host.umount(mountpoint)
-            raise
-    return Way(name, mountpoint, [host.daemon.pid, *host.mount_processes(mountpoint)])
-
-
-class JuiceFS:
-    """A JuiceFS volume on this disk, mounted as its documentation tunes it for reading."""
-    name = "juicefs"
-
-    def __init__(self, work):
-        juicefs = os.environ.get("JUICEFS_BIN") or shutil.which("juicefs")
-        if juicefs is None:
-            raise LeftOut("no juicefs in PATH or JUICEFS_BIN")
-        base = work / "juicefs"
-        base.mkdir()
-        database = f"sqlite3://{base}/meta.db"
-        harness.run(juicefs, "format", "--storage", "file", "--bucket", base / "store", "--trash-days", "0", database, "bench")
-        self.mountpoint = base / "mnt"
-        self.process = spawn(juicefs, "mount", "--no-usage-report", "--no-syslog", "--cache-dir", base / "cache", "--cache-size", "16G",
-                             "--open-cache", "3600s", "--attr-cache", "3600s", "--entry-cache", "3600s", "--dir-entry-cache", "3600s",
-                             "--prefetch", "4", database, self.mountpoint, log=base / "log")
-        harness.wait_for(lambda: mount_type(self.mountpoint), 30, f"juicefs mounts (see {base}/log)")
-
-    def serve(self, source):
-        shutil.copytree(source, self.mountpoint / source.name, dirs_exist_ok=True)
-        return Way(self.name, self.mountpoint / source.name, with_children(self.process.pid))
-
-    def close(self):
-        subprocess.run(["umount", "-l", self.mountpoint], check=False)
-        self.process.terminate()
-        self.process.wait(30)
-
-
-class Weed:
-    """A directory of a running SeaweedFS cluster, mounted with its metadata and chunk caches on."""
-    name = "weed"
-
-    def __init__(self, work):
-        weed, filer = os.environ.get("WEED_BIN") or shutil.which("weed"), os.environ.get("WEED_FILER")
-        if weed is None:
-            raise LeftOut("no weed in PATH or WEED_BIN")
-        if filer is None:
-            raise LeftOut("no cluster: set WEED_FILER=HOST:PORT to a filer")
-        base = work / "weed"
-        self.mountpoint = base / "mnt"
-        self.mountpoint.mkdir(parents=True)
-        self.process = spawn(weed, "mount", f"-filer={filer}", f"-dir={self.mountpoint}", f"-cacheDir={base}/cache",
-                             "-cacheCapacityMB=16384", "-cacheMetaTtlSec=3600", log=base / "log")
-        harness.wait_for(lambda: mount_type(self.mountpoint), 30, f"weed mounts (see {base}/log)")
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="mlcache-bench.", dir=self.mountpoint))
-
-    def serve(self, source):
-        shutil.copytree(source, self.directory / source.name)
-        return Way(self.name, self.directory / source.name, with_children(self.process.pid))
-
-    def close(self):
-        shutil.rmtree(self.directory, ignore_errors=True)
-        subprocess.run(["umount", "-l", self.mountpoint], check=False)
-        self.process.terminate()
-        self.process.wait(30)
 
 
 # --- samples: each reads one way once and says how fast, and how many bytes ----------------------------------------------
@@ -188,6 +73,7 @@ class Bench:
         self.sizes = QUICK if arguments.quick else Sizes()
         self.reader = program("mlcache-bench-reader", arguments)
         self.table = []
+        self.failed = False
 
     def read(self, operation, readers, block, count, path, per_second="bytes", **keywords):
         row = json.loads(harness.run(self.reader, operation, readers, block, count, path, timeout=600, **keywords).stdout)
@@ -214,7 +100,7 @@ class Bench:
 
     # --- rows ------------------------------------------------------------------------------------------------------------
 
-    def interleave(self, row, unit, ways, sample, warm=True, baseline="native", **more):
+    def interleave(self, row, unit, ways, sample, warm=True, **more):
         """Runs `sample` over all ways, round after round, and reports the medians."""
         rates = {way.name: [] for way in ways}
         cpu, size, checksums = dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0), {}
@@ -225,11 +111,11 @@ class Bench:
                 result = sample(way)
                 if turn >= 0:
                     rates[way.name].append(result.rate)
-                    cpu[way.name] += way.cpu() - before
+                    cpu[way.name] += max(0.0, way.cpu() - before)
                     size[way.name] += result.bytes
                 checksums[way.name] = result.checksum
         assert len(set(checksums.values())) == 1, f"{row}: not the same bytes: {checksums}"
-        self.finish(row, unit, {name: statistics.median(values) for name, values in rates.items()}, baseline,
+        self.finish(row, unit, {name: statistics.median(values) for name, values in rates.items()},
                     server_cpu_s_per_gib={way.name: cpu[way.name] / (size[way.name] / GIB) for way in ways
                                           if way.processes and size[way.name]}, **more)
 
@@ -239,7 +125,7 @@ class Bench:
         self.table.append((row, unit, baseline, medians, ratios, more.get("server_cpu_s_per_gib", {})))
 
     def readers(self, view):
-        for readers in (1, 2, 4, 8, 16):
+        for readers in self.sizes.readers:
             self.interleave(f"readers_{readers}", "bytes/s", view.ways, lambda way, count=readers: self.sequential(way, count))
 
     def over_memory(self, view):
@@ -253,10 +139,11 @@ class Bench:
 
     def epochs(self, view):
         """What training sees; of our ways those that a user gets without choosing a mode."""
-        self.interleave("epoch", "files/s", [way for way in view.ways if not OPTIONS.get(way.name, "").startswith("open_mode")], self.epoch)
+        ways = [way for way in view.ways if not OPTIONS.get(way.name, "").startswith("open_mode")]
+        self.interleave("epoch", "files/s", ways, self.epoch)
 
     def page_cache(self, view):
-        """Pages used, in copies of the dataset, once 1 to 4 mounts of it were read."""
+        """Pages used on the whole host, in copies of the dataset, once 1 to 4 mounts of it were read."""
         copies = {count: {} for count in range(1, self.sizes.mounts + 1)}
         for way in view.ways:
             if way.name == "native":
@@ -298,6 +185,7 @@ class Bench:
                     way = Way(name, mountpoint, [host.daemon.pid, *host.mount_processes(mountpoint)])
                     self.cold_sample(way, "big", rates, cpu)
                     host.umount(mountpoint)
+                assert host.total("store_read_bytes_total") == self.sizes.large, "fetched once: by the first of the two"
             shutil.rmtree(self.work / "host-cold")
         medians = {name: statistics.median(values) for name, values in rates.items()}
         self.finish("cold", "bytes/s", medians, max((name for name in medians if name.startswith("bare")), key=medians.get),
@@ -309,7 +197,7 @@ class Bench:
         before = way.cpu()
         result = self.read("sequential", 1, MIB, 1, way.path / name)
         rates.setdefault(way.name, []).append(result.rate)
-        cpu.setdefault(way.name, []).append((way.cpu() - before) / (result.bytes / GIB))
+        cpu.setdefault(way.name, []).append(max(0.0, way.cpu() - before) / (result.bytes / GIB))
 
 
 def cached_bytes():
@@ -321,7 +209,7 @@ def cached_bytes():
 
 @contextlib.contextmanager
 def memory_group(limit):
-    """A memory cgroup for the readers, and what it is called in the report; (None, why) where none can be made."""
+    """A memory cgroup for the readers, and its limit in words; (None, why) where none can be made. The servers stay outside."""
     own = next((line[3:].strip("/") for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "")
     parent = pathlib.Path("/sys/fs/cgroup") / own
     group = parent / f"mlcache-bench.{os.getpid()}"
@@ -339,19 +227,6 @@ def memory_group(limit):
         yield group, f"memory.max={limit}"
     finally:
         group.rmdir()
-
-
-def bare_loop(loop, file, work, threads, stack):
-    """The bare FUSE program's mount, with the readahead that ours have, until `stack` is left."""
-    mountpoint = work / f"bare-{threads}"
-    mountpoint.mkdir(exist_ok=True)
-    process = spawn(loop, file, mountpoint, threads, log=work / "bare.log")
-    stack.callback(process.wait, 20)
-    stack.callback(subprocess.run, ["umount", "-l", mountpoint], check=False)
-    harness.wait_for(lambda: harness.is_mounted(mountpoint), 20, f"{loop} mounts")
-    device = os.stat(mountpoint).st_dev
-    pathlib.Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").write_text("1024")
-    return Way(f"bare_{threads}_thread" + "s" * (threads > 1), mountpoint, [process.pid])
 
 
 def make_large(directory, sizes):
@@ -395,7 +270,6 @@ DATASETS = {
         "readers": Bench.readers, "over_memory": Bench.over_memory, "page_cache": Bench.page_cache, "cold": Bench.cold}),
     "files-4k": Dataset(make_files(4 * KIB), {"files_4k": plain_row("files_4k", "files/s", Bench.files)}),
     "files-110k": Dataset(make_files(110 * KIB), {"files_110k": plain_row("files_110k", "files/s", Bench.files), "epoch": Bench.epochs}),
-    # Loading so many files takes the peers longer than all the rest.
     "many": Dataset(lambda directory, sizes: make_many(directory, sizes.many),
                     {"find": plain_row("find", "files/s", Bench.find)}, with_peers=False),
 }
@@ -417,41 +291,45 @@ def run_dataset(bench, host, peers, name, wanted):
             report(option, dataset=name, left_out=str(reason))
     if dataset.with_peers:
         view.ways += [peer.serve(source) for peer in peers]
+    for peer in peers if not dataset.with_peers else ():
+        report(peer.name, dataset=name, left_out="copying so many files into it takes too long")
     for row in wanted:
-        dataset.rows[row](bench, view)
-    report("served", dataset=name, open_mode={way.name: open_mode(way) for way in view.ways if way.name in OPTIONS})
+        try:
+            dataset.rows[row](bench, view)
+        except LeftOut as reason:
+            report(row, left_out=str(reason))
+        except AssertionError as error:    # a reader or a mount failed: the other rows are worth having all the same
+            bench.failed = True
+            report(row, failed=str(error))
+    report("served", dataset=name, mode={way.name: serving_mode(way) for way in view.ways if way.name in OPTIONS})
     for mountpoint in list(host.mounts):
         host.umount(mountpoint)
 
 
-def open_mode(way):
-    """How a mount's files were opened in the end: what `auto` chose."""
-    if way.name == "sealed":
-        return "sealed" if mount_type(way.path) == "overlay" else "no longer sealed"
-    return json.loads((way.path / ".mlcache/stats").read_text()).get("open_mode")
-
-
 def print_table(table):
-    """Native (or what stands for it) as it is, the others as ratios, in the order of measuring."""
-    names = list(dict.fromkeys(name for _, _, _, _, ratios, _ in table for name in ratios))
-    def lines(head, values):
-        print("\n" + head.ljust(44) + "".join(name.rjust(max(11, len(name) + 2)) for name in names))
-        for label, found in values:
-            print(label.ljust(44) + "".join((f"{found[name]:.2f}" if name in found else "–").rjust(max(11, len(name) + 2)) for name in names))
-    lines("row, native in units, ratios to native", [
-        (f"{row}: {medians[baseline]:,.{0 if medians[baseline] > 100 else 2}f} {unit}" + ("" if baseline == "native" else f" ({baseline})"), ratios)
-        for row, unit, baseline, medians, ratios, _ in table])
-    lines("processor seconds of the servers per GiB", [(row, cpu) for row, _, _, _, _, cpu in table if cpu])
+    """What each row is compared to, in its unit, and the others as ratios to it; then the servers' processor time."""
+    for native in (True, False):
+        print_columns("row, native, ratios to it" if native else "row, bare FUSE loop, ratios to it", [
+            (f"{row}: {in_words(medians[baseline], unit)}" + ("" if native else f" ({baseline})"), ratios)
+            for row, unit, baseline, medians, ratios, _ in table if (baseline == "native") == native])
+        print_columns("processor seconds of the servers per GiB",
+                      [(row, cpu) for row, _, baseline, _, _, cpu in table if cpu and (baseline == "native") == native])
 
 
-def find_peers(work, stack):
-    found = []
-    for peer in (JuiceFS, Weed):
-        try:
-            found.append(stack.enter_context(contextlib.closing(peer(work))))
-        except LeftOut as reason:
-            report(peer.name, left_out=str(reason))
-    return found
+def print_columns(head, rows):
+    names = list(dict.fromkeys(name for _, values in rows for name in values))
+    if not rows:
+        return
+    print("\n" + head.ljust(48) + "".join(name.rjust(max(11, len(name) + 2)) for name in names))
+    for label, values in rows:
+        cells = (f"{values[name]:.2f}" if name in values else "-" for name in names)
+        print(label.ljust(48) + "".join(cell.rjust(max(11, len(name) + 2)) for name, cell in zip(names, cells)))
+
+
+def in_words(value, unit):
+    if unit == "bytes/s":
+        return f"{value / 1e9:.2f} GB/s"
+    return f"{value:,.0f} {unit}" if value > 100 else f"{value:.2f} {unit}"
 
 
 def main():
@@ -479,7 +357,8 @@ def main():
             if wanted:
                 run_dataset(bench, host, peers, name, wanted)
         print_table(bench.table)
+    return 1 if bench.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

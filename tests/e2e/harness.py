@@ -106,11 +106,11 @@ class Host:
     def total(self, name):
         return total(self.stats().get(name, 0))
 
-    def mount(self, url, name="mnt", options="ro", check=True, environment=None):
+    def mount(self, url, name="mnt", options="ro", check=True, environment=None, flags=()):
         """Mounts `url` at directory/name; the mountpoint, or with check=False the finished process."""
         mountpoint = self.directory / name
         mountpoint.mkdir(exist_ok=True)
-        done = run(BIN / "mlcache-mount", url, mountpoint, f"--socket_dir={self.run}", "-o", options, check=check,
+        done = run(BIN / "mlcache-mount", url, mountpoint, f"--socket_dir={self.run}", "-o", options, *flags, check=check,
                    env={**os.environ, **(environment or {})})
         if not check:
             return done
