@@ -22,45 +22,9 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests/e2e"))
-import harness  # noqa: E402  (the same start and stop of daemon and mounts as the tests)
+from common import GIB, ROOT, cpu_seconds, drop_caches, epoch, harness, make_many, report, timed, touch_memory
 
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
-GIB = 1 << 30
-
-
-def report(name, **figures):
-    print(json.dumps({"figure": name, **{key: round(value, 4) if isinstance(value, float) else value
-                                         for key, value in figures.items()}}), flush=True)
-
-
-def drop_caches():
-    os.sync()
-    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
-
-
-def touch_memory(size=6 * GIB):
-    """Makes the guest's free memory real: a virtual machine's first touch of a page costs ten times its copying."""
-    path = pathlib.Path("/dev/shm/mlcache-figures")
-    try:
-        with open(path, "wb") as file:
-            for _ in range(size >> 24):
-                file.write(bytes(1 << 24))
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def timed(*command):
-    start = time.monotonic()
-    subprocess.run([str(word) for word in command], stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - start
-
-
-def cpu_seconds(pid):
-    """User and system seconds of a process so far."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_bytes(pid):
@@ -68,16 +32,6 @@ def rss_bytes(pid):
         if line.startswith("VmRSS"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def make_many(directory, files):
-    """A tree of `files` small files, 1000 a directory."""
-    rng = random.Random(7)
-    for folder in range((files + 999) // 1000):
-        path = directory / f"d{folder:04d}"
-        path.mkdir(parents=True)
-        for index in range(min(1000, files - folder * 1000)):
-            (path / f"f{index:04d}").write_bytes(rng.randbytes(rng.randrange(200, 2000)))
 
 
 def figure_find(arguments, work):
@@ -150,11 +104,6 @@ def figure_start_and_memory(arguments, work):
     finally:
         host.close()
         shutil.rmtree(work / "host-start")
-
-
-def epoch(directory, *arguments):
-    command = ["/usr/bin/python3", ROOT / "bench/read_epochs.py", directory, "--epochs", "1", *arguments]
-    return json.loads(subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout)
 
 
 def figure_restart(arguments, work):

@@ -113,13 +113,14 @@ class Host:
     def total(self, name):
         return total(self.stats().get(name, 0))
 
-    def mount(self, url, name="mnt", options="ro", check=True, environment=None):
+    def mount(self, url, name="mnt", options="ro", check=True, environment=None, flags=()):
         """Mounts `url` at directory/name; the mountpoint, or with check=False the finished process."""
         mountpoint = self.directory / name
         mountpoint.mkdir(exist_ok=True)
         if self.as_user:
             os.chown(mountpoint, self.directory.stat().st_uid, self.directory.stat().st_gid)
-        done = run(*self.as_user, BIN / "mlcache-mount", url, mountpoint, f"--socket_dir={self.run}", "-o", options, check=check,
+        done = run(*self.as_user, BIN / "mlcache-mount", url, mountpoint, f"--socket_dir={self.run}", "-o", options, *flags,
+                   check=check,
                    env={**os.environ, **(environment or {})})
         if not check:
             return done
