@@ -7,6 +7,10 @@
 #include <cstring>
 #include <type_traits>
 
+#ifdef __x86_64__
+#include <nmmintrin.h>
+#endif
+
 namespace mlcache::store {
 namespace {
 
@@ -46,6 +50,21 @@ T Crc(const Tables<T>& tables, std::span<const std::byte> bytes, T crc) {
   for (const std::byte byte : bytes) crc = (crc >> 8) ^ tables[0][(crc ^ static_cast<T>(byte)) & 0xff];
   return ~crc;
 }
+
+#ifdef __x86_64__
+__attribute__((target("sse4.2"))) uint32_t CrcByInstruction(std::span<const std::byte> bytes, uint32_t crc) {
+  uint64_t wide = crc;
+  while (bytes.size() >= sizeof(uint64_t)) {
+    uint64_t word = 0;
+    std::memcpy(&word, bytes.data(), sizeof(word));
+    wide = _mm_crc32_u64(wide, word);
+    bytes = bytes.subspan(sizeof(word));
+  }
+  crc = static_cast<uint32_t>(wide);
+  for (const std::byte byte : bytes) crc = _mm_crc32_u8(crc, static_cast<unsigned char>(byte));
+  return crc;
+}
+#endif
 
 constexpr Tables<uint32_t> kCrc32 = MakeTables<uint32_t>(0xEDB88320U);
 constexpr Tables<uint32_t> kCrc32c = MakeTables<uint32_t>(0x82F63B78U);
@@ -94,7 +113,12 @@ std::string Digest(const EVP_MD* kind, std::span<const std::byte> bytes) {
 }  // namespace
 
 uint32_t Crc32(std::span<const std::byte> bytes, uint32_t crc) { return Crc(kCrc32, bytes, crc); }
-uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t crc) { return Crc(kCrc32c, bytes, crc); }
+uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t crc) {
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("sse4.2")) return ~CrcByInstruction(bytes, ~crc);
+#endif
+  return Crc(kCrc32c, bytes, crc);
+}
 uint64_t Crc64Nvme(std::span<const std::byte> bytes, uint64_t crc) { return Crc(kCrc64Nvme, bytes, crc); }
 
 bool ExpectedChecksum::Matches(std::span<const std::byte> bytes) const {

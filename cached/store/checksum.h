@@ -12,7 +12,8 @@
 
 namespace mlcache::store {
 
-// Each over all the bytes so far; begin with 0. CRC-32 as zlib's, CRC-32C (Castagnoli), CRC-64/NVME.
+// Each over all the bytes so far; begin with 0. CRC-32 as zlib's, CRC-32C (Castagnoli; by the
+// processor's instruction where it has one), CRC-64/NVME.
 uint32_t Crc32(std::span<const std::byte> bytes, uint32_t crc = 0);
 uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t crc = 0);
 uint64_t Crc64Nvme(std::span<const std::byte> bytes, uint64_t crc = 0);

@@ -4,13 +4,8 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <memory>
-
-#ifdef __x86_64__
-#include <nmmintrin.h>
-#endif
 
 namespace mlcache::store {
 namespace {
@@ -21,47 +16,9 @@ constexpr size_t kKeyBytes = 32;
 constexpr int kGzipOnly = 16 + MAX_WBITS;  // zlib's way to say so
 constexpr size_t kStep = 256 << 10;
 
-constexpr std::array<uint32_t, 256> MakeCrcTable() {
-  std::array<uint32_t, 256> table{};
-  for (uint32_t i = 0; i < table.size(); ++i) {
-    uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78U : 0U);
-    table[i] = crc;
-  }
-  return table;
-}
-
-uint32_t CrcByTable(std::span<const std::byte> bytes, uint32_t crc) {
-  static constexpr std::array<uint32_t, 256> kTable = MakeCrcTable();
-  for (const std::byte byte : bytes) crc = kTable[(crc ^ static_cast<uint32_t>(byte)) & 0xFFU] ^ (crc >> 8);
-  return crc;
-}
-
-#ifdef __x86_64__
-__attribute__((target("sse4.2"))) uint32_t CrcByInstruction(std::span<const std::byte> bytes, uint32_t crc) {
-  uint64_t wide = crc;
-  while (bytes.size() >= sizeof(uint64_t)) {
-    uint64_t word = 0;
-    std::memcpy(&word, bytes.data(), sizeof(word));
-    wide = _mm_crc32_u64(wide, word);
-    bytes = bytes.subspan(sizeof(word));
-  }
-  crc = static_cast<uint32_t>(wide);
-  for (const std::byte byte : bytes) crc = _mm_crc32_u8(crc, static_cast<unsigned char>(byte));
-  return crc;
-}
-#endif
-
 const unsigned char* Unsigned(std::string_view text) { return reinterpret_cast<const unsigned char*>(text.data()); }
 
 }  // namespace
-
-uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t crc) {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("sse4.2")) return ~CrcByInstruction(bytes, ~crc);
-#endif
-  return ~CrcByTable(bytes, ~crc);
-}
 
 Result<std::string> DecryptBlob(std::string_view blob, std::string_view key) {
   if (key.size() != kKeyBytes) {

@@ -1,18 +1,13 @@
-// How SeaweedFS stores the bytes of a chunk: checksummed, compressed, encrypted. Pure functions.
+// How SeaweedFS stores the bytes of a chunk: compressed, encrypted. Pure functions.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 
 #include "common/status.h"
 
 namespace mlcache::store {
-
-// CRC-32C (Castagnoli) of what came before, whose checksum is `crc`, and `bytes`. By the processor's instruction where
-// it has one.
-uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t crc = 0);
 
 // AES-256-GCM as Go's crypto/cipher lays it out: 12 bytes of nonce, ciphertext, 16 bytes of tag. kDataLoss when the
 // tag does not match.

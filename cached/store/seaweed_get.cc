@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "cached/store/checksum.h"
 #include "cached/store/s3_wire.h"
 #include "cached/store/seaweed_codec.h"
 #include "common/units.h"

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <utility>
 
+#include "cached/store/checksum.h"
 #include "cached/store/percent.h"
 #include "cached/store/seaweed_chunks.h"
 #include "cached/store/seaweed_codec.h"

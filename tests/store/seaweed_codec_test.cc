@@ -8,6 +8,7 @@
 #include <fstream>
 #include <numeric>
 
+#include "cached/store/checksum.h"
 #include "cached/store/seaweed_security.h"
 #include "tests/store/backend.h"
 

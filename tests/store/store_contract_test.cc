@@ -1,5 +1,5 @@
-// What every ObjectStore owes its callers, run over the fakes, a directory, two third-party S3 servers and, where one is
-// named, a real SeaweedFS cluster.
+// What every ObjectStore owes its callers, run over the fakes, a directory, two third-party S3 servers and, where one
+// is named, a real SeaweedFS cluster.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -393,8 +393,7 @@ TEST_P(StoreContract, AChangeFeedTellsOfChangesBelowItsPath) {
 
 INSTANTIATE_TEST_SUITE_P(All, StoreContract,
                          ::testing::Values(BackendKind{"Fake", &MakeFakeBackend}, BackendKind{"File", &MakeFileBackend},
-                                           BackendKind{"S3", &MakeS3Backend},
-                                           BackendKind{"S3rver", &MakeS3rverBackend},
+                                           BackendKind{"S3", &MakeS3Backend}, BackendKind{"S3rver", &MakeS3rverBackend},
                                            BackendKind{"Seaweed", &MakeSeaweedBackend},
                                            BackendKind{"RealSeaweed", &MakeRealSeaweedBackend}),
                          [](const auto& parameter) { return parameter.param.name; });

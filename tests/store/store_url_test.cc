@@ -116,11 +116,11 @@ TEST(StoreUrl, RefusalsSayWhatIsWrong) {
            {"seaweedfs:///p", "filer is missing"},
            {"seaweedfs://h:99999999/p", "filer"},
            {"seaweedfs://h,,i/p", "filer is missing"},
-            {"seaweedfs://h:70000/p", "up to 65535"},
-            {"seaweedfs://h:60000/p", "?grpc=PORT"},
-            {"seaweedfs://h/p?access=magic", "direct, public or filer"},
-            {"seaweedfs://h/p?grpc=0", "port number"},
-            {"seaweedfs://h/p?grpc=x", "port number"}}) {
+           {"seaweedfs://h:70000/p", "up to 65535"},
+           {"seaweedfs://h:60000/p", "?grpc=PORT"},
+           {"seaweedfs://h/p?access=magic", "direct, public or filer"},
+           {"seaweedfs://h/p?grpc=0", "port number"},
+           {"seaweedfs://h/p?grpc=x", "port number"}}) {
     const Result<StoreUrl> url = ParseStoreUrl(c.url);
     ASSERT_FALSE(url) << c.url;
     EXPECT_EQ(url.error().code(), Code::kInvalidArgument);
