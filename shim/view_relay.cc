@@ -53,7 +53,9 @@ int ViewRelay::Tick(const DaemonSession& session) {
     waiting_looks_ = 0;
     refused_ = 0;
   }
-  return waiting_looks_ > 0 && --waiting_looks_ > 0 ? kSoonMs : kSeldomMs;
+  if (waiting_looks_ == 0) return kSeldomMs;
+  --waiting_looks_;
+  return kSoonMs;
 }
 
 }  // namespace mlcache::shim

@@ -57,8 +57,7 @@ TEST(CommandLineTest, TheFlagBeatsTheOption) {
 }
 
 TEST(CommandLineTest, WhatDoesNothingYetIsNoted) {
-  const Result<CommandLine> parsed =
-      Parse({"mlcache-mount", "file:///d", "/mnt", "-o", "seal=on,scratch=/tmp"});
+  const Result<CommandLine> parsed = Parse({"mlcache-mount", "file:///d", "/mnt", "-o", "seal=on,scratch=/tmp"});
   EXPECT_THAT(parsed->notes, SizeIs(1));
 }
 
