@@ -129,7 +129,8 @@ TEST(HostileShim, SendsImpossibleSubmissions) {
     ExpectBroken(*ends.daemon);
   };
   expect_broken_by([](const Scribbler& shim) { shim.SubmissionAt(1, 0).op = Op::kNone; });
-  expect_broken_by([](const Scribbler& shim) { shim.SubmissionAt(1, 0).op = static_cast<Op>(17); });
+  expect_broken_by(
+      [](const Scribbler& shim) { shim.SubmissionAt(1, 0).op = static_cast<Op>(static_cast<uint32_t>(kLastOp) + 1); });
   expect_broken_by([](const Scribbler& shim) { shim.SubmissionAt(1, 0).op = static_cast<Op>(0xffffffff); });
   expect_broken_by([](const Scribbler& shim) { shim.SubmissionAt(1, 0).length = kMaxReadBytes + 1; });
   expect_broken_by([](const Scribbler& shim) { shim.SubmissionAt(1, 0).name_length = kMaxNameBytes + 1; });
@@ -373,7 +374,8 @@ TEST_F(Attach, RefusesAnotherGeneration) {
 TEST_F(Attach, RefusesAnotherVersionOrMagic) {
   const Scribbler daemon(descriptors_, kGeometry);
   daemon.header().version = kProtocolVersion + 1;
-  ExpectRefused("version 2, this shim version 1");
+  ExpectRefused("version " + std::to_string(kProtocolVersion + 1) + ", this shim version " +
+                std::to_string(kProtocolVersion));
   daemon.header().magic = 0;
   ExpectRefused("not mlcache's");
 }

@@ -361,8 +361,6 @@ TEST_F(OpenStoreTest, SaysWhyNot) {
   };
   const StoreUrl missing{.scheme = "file", .authority = "", .path = "no/such/directory", .options = {}};
   EXPECT_EQ(error(missing, {}).code(), Code::kNotFound);
-  const StoreUrl seaweed{.scheme = "seaweedfs", .authority = "h:8888", .path = "", .options = {}};
-  EXPECT_EQ(error(seaweed, {}).code(), Code::kUnimplemented);
   EXPECT_EQ(error(missing, {.fault_spec = "nonsense"}).code(), Code::kInvalidArgument);
 }
 

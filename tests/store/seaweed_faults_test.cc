@@ -99,8 +99,7 @@ TEST_F(SeaweedFaults, LiesAboutAPieceOfAChunk) {
   const auto store = Open();
   const ObjectRef ref = Ref(*store, "file");
   const std::string body(100, 'b');
-  for (const std::string range :
-       {"bytes 99-198/1000", "bytes 100-199/999", "bytes 100-200/1000", "bytes */1000", ""}) {
+  for (const std::string range : {"bytes 99-198/1000", "bytes 100-199/999", "bytes 100-200/1000", "bytes */1000", ""}) {
     EverybodyAnswers({ScriptedHttpServer::Http("206 Partial Content", {"Content-Range: " + range}, body)});
     EXPECT_EQ(Read(*store, ref, 100, 100).error().code(), Code::kDataLoss) << range;
   }
