@@ -27,9 +27,9 @@ int RunMounts(Invocation& invocation) {
   for (const control::Mount& mount : reply.mounts()) {
     const std::string flags = std::string(mount.read_only() ? "ro" : "rw") + (mount.immutable() ? ",immutable" : "");
     table.Add({Shown(mount.mountpoint()), Shown(mount.store_url()), mount.job().empty() ? "-" : Shown(mount.job()),
-               std::to_string(mount.pid()), std::to_string(mount.uid()), mount.mode().empty() ? "-" : mount.mode(),
-               flags, WithCommas(mount.requests()), LocalTime(mount.connected_ns()),
-               mount.sealed().empty() ? "-" : Shown(mount.sealed())});
+               std::to_string(mount.pid()), std::to_string(mount.uid()),
+               mount.mode().empty() ? "-" : Shown(mount.mode()), flags, WithCommas(mount.requests()),
+               LocalTime(mount.connected_ns()), mount.sealed().empty() ? "-" : Shown(mount.sealed())});
   }
   table.Print(invocation.console.out);
   return kExitOk;

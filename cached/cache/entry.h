@@ -79,6 +79,7 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
   Status Fill(Reservation& reservation, uint64_t offset, std::span<const std::byte> bytes) override;
   void Touch(ByteRange range, const AccessHints& hints) override;
   Result<UniqueFd> Lend(const LendingRoots& roots, Wait wait) override;
+  void LetPagesGo() override;
   uint64_t CachedBytes() const override;
   std::string TierKind() const override;
 
@@ -162,8 +163,9 @@ class Entry final : public CachedObject, public std::enable_shared_from_this<Ent
   bool dirty_ = false;
   bool key_row_ = false;  // is written
   bool read_only_ = false;
-  int filling_ = 0;          // fills under way
-  uint64_t generation_ = 0;  // counts TakeAll
+  bool let_pages_go_ = false;  // with the next commit
+  int filling_ = 0;            // fills under way
+  uint64_t generation_ = 0;    // counts TakeAll
 };
 
 }  // namespace mlcache::cache

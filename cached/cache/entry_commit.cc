@@ -1,6 +1,9 @@
 // The part of Entry that turns what is in memory into rows.
+#include <fcntl.h>
 #include <glog/logging.h>
 #include <sys/stat.h>
+
+#include <utility>
 
 #include "cached/cache/entry.h"
 
@@ -34,6 +37,7 @@ void Entry::FinishCommit(const Snapshot& snapshot, Tier& tier, IndexBatch& batch
     tier.budget().ForceCharge(facts->space_bytes - state_.charged_bytes);
     state_.charged_bytes = facts->space_bytes;
   }
+  if (std::exchange(let_pages_go_, false)) ::posix_fadvise((*file)->fd(), 0, 0, POSIX_FADV_DONTNEED);
   // A row says only what was there before the data was synced and still is.
   uint64_t later_bytes = 0;
   for (auto& [number, chunk] : blocks_.chunks()) {
@@ -50,6 +54,17 @@ void Entry::FinishCommit(const Snapshot& snapshot, Tier& tier, IndexBatch& batch
   key_row_ = true;
   batch.PutState(id_, row);
   host_.Changed(id_, state_, tier_, {}, {});
+}
+
+void Entry::LetPagesGo() {
+  std::shared_ptr<ObjectFile> file;
+  {
+    const std::scoped_lock lock(state_mutex_);
+    if (!state_.complete || tier_ == nullptr || tier_->in_memory()) return;
+    let_pages_go_ = dirty_;  // what is not on the disk yet cannot go
+    if (!dirty_) file = tier_->descriptors().Find(id_);
+  }
+  if (file != nullptr) ::posix_fadvise(file->fd(), 0, 0, POSIX_FADV_DONTNEED);
 }
 
 void Entry::AbandonCommit(const Snapshot& snapshot) {

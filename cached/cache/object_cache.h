@@ -117,6 +117,10 @@ class CachedObject {
   // kDataLoss, kUnavailable as Read.
   virtual Result<UniqueFd> Lend(const LendingRoots& roots, Wait wait) = 0;
 
+  // Its readers keep pages of their own, so the page cache need not hold those of the object's file: they go as soon as
+  // they are on the disk. A hint.
+  virtual void LetPagesGo() = 0;
+
   virtual uint64_t CachedBytes() const = 0;
 
   // Of the tier that holds it: "memory" or "disk" ("" while nothing is kept).

@@ -20,6 +20,12 @@
 namespace mlcache::rpc {
 namespace {
 
+// What was asked for, until the mount has told what it found.
+std::string ModeOf(const session::MountReport& mount) {
+  if (mount.serving_mode.empty()) return mount.open_mode;
+  return mount.serving_reason.empty() ? mount.serving_mode : mount.serving_mode + ": " + mount.serving_reason;
+}
+
 constexpr std::string_view kTierOk = "ok";
 
 // Versions are bytes; what does not print becomes \xNN.
@@ -161,7 +167,7 @@ grpc::Status ControlService::Mounts(grpc::ServerContext* /*context*/, const cont
     row.set_immutable(mount.immutable);
     row.set_connected_ns(static_cast<uint64_t>(mount.connected_at.count()));
     row.set_requests(mount.requests);
-    row.set_mode(mount.open_mode);
+    row.set_mode(ModeOf(mount));
     if (parts_.sealer != nullptr) row.set_sealed(parts_.sealer->Describe(mount.mount_id));
   }
   return grpc::Status::OK;

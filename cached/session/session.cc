@@ -128,7 +128,10 @@ void Session::Hear() {
     End("the shim sent what is no message");
     return;
   }
-  if (heard.has_serving_mode() && heard_mode_) heard_mode_(heard.serving_mode());
+  if (heard.has_serving_mode()) {
+    keeps_pages_ = heard.serving_mode().mode() == "noopen";
+    if (heard_mode_) heard_mode_(heard.serving_mode());
+  }
   if (heard.has_view_state() && heard_view_) heard_view_(heard.view_state());
   if (heard.has_lending()) {
     if (const Status begun = lender_.Begin(std::move(message->descriptors)); !begun.has_value()) {

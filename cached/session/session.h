@@ -145,8 +145,9 @@ class Session {
   const std::function<std::string()> describe_;
   std::function<void(const ServingMode&)> heard_mode_;
   std::function<void(const ViewState&)> heard_view_;
-  int socket_ = -1;      // the pump's
-  const UniqueFd wake_;  // eventfd, written to wake the pump
+  int socket_ = -1;                        // the pump's
+  const UniqueFd wake_;                    // eventfd, written to wake the pump
+  std::atomic<bool> keeps_pages_ = false;  // the mount's kernel keeps what it is sent (no-open)
   OpenFiles files_;
   Lender lender_;
   std::atomic<uint64_t> requests_ = 0;

@@ -399,6 +399,10 @@ void Session::ReadInto(const RequestPtr& request, const std::shared_ptr<OpenFile
                         const RequestPtr last = std::move(request);
                         const std::shared_ptr<OpenFile> used = std::move(file);
                         if (status.has_value()) {
+                          const bool whole = last->submission.offset + length == used->size();
+                          // Another mount would have to go to the disk for them.
+                          const bool alone = parts_.sessions != nullptr && *parts_.sessions == 1;
+                          if (whole && alone && keeps_pages_) used->source().object->LetPagesGo();
                           Complete(*last, {.slot = slot.index, .arena_offset = slot.arena_offset, .length = length});
                           return;
                         }

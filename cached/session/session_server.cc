@@ -102,6 +102,7 @@ class ServerImpl final : public SessionServer {
   const UniqueFd wake_{eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};  // the listener: something to reap, or the end
   std::stop_source stop_;
   std::atomic<uint64_t> next_generation_;
+  std::atomic<size_t> live_sessions_ = 0;
 
   mutable std::mutex mutex_;
   std::list<Connection> connections_;  // the list and session … view_state, done of each guarded by mutex_
@@ -199,8 +200,10 @@ void ServerImpl::ServeConnection(Connection& connection) {
     LOG(INFO) << connection.report.mountpoint << ": mounted " << connection.report.store_url << " for user "
               << connection.peer.uid << ", process " << connection.peer.pid;
     dependencies_.metrics.mounts.Increment();
+    ++live_sessions_;
     if (stop_.stop_requested()) session->End("the daemon is stopping");
     const std::string why = session->Run(connection.socket.get());
+    --live_sessions_;
     dependencies_.metrics.mounts.Decrement();
     LOG(INFO) << connection.report.mountpoint << ": session ended: " << why;
   } else if (greeted.error().code() != Code::kAborted) {
@@ -241,6 +244,7 @@ Status ServerImpl::Greet(Connection& connection) {
                            .clock = dependencies_.clock,
                            .request_timeout = options_.request_timeout,
                            .whole_open_bytes = options_.whole_open_bytes,
+                           .sessions = &live_sessions_,
                            .lane_width = lane_width_};
   const View view = ViewOf(hello.options(), options_.volume);
   ring::DaemonChannel& sent = *channel;
@@ -294,6 +298,8 @@ std::string ServerImpl::Describe(const Connection& connection) const {
              {"store_url", report.store_url},
              {"job", report.job},
              {"open_mode", report.open_mode},
+             {"serving_mode", report.serving_mode},
+             {"serving_reason", report.serving_reason},
              {"read_only", report.read_only},
              {"immutable", report.immutable},
              {"requests", connection.session == nullptr ? 0 : connection.session->requests()}};

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 
@@ -147,6 +148,29 @@ TEST_F(LendTest, ADamagedFileThatIsLentIsReplacedNotPunched) {
   size_t different = 0;
   for (size_t i = 0; i < seen.size(); ++i) different += seen[i] != whole[i] ? 1 : 0;
   EXPECT_EQ(different, 1) << "but for the flipped bit nothing was touched";
+}
+
+TEST_F(LendTest, PagesThatReadersKeepThemselvesGoOnceTheyAreOnTheDisk) {
+  const ObjectKey key = KeyOf("a", kBytes);
+  const auto object = Filled(key);
+  if (object->TierKind() == "memory") GTEST_SKIP() << "the temporary directory is in memory: set TMPDIR to a disk";
+  const auto resident = [&] {
+    const UniqueFd fd(::open(FileOf(world_.directory(), key).c_str(), O_RDONLY | O_CLOEXEC));
+    void* const mapped = ::mmap(nullptr, kBytes, PROT_READ, MAP_SHARED, fd.get(), 0);
+    std::vector<unsigned char> pages((kBytes + 4095) / 4096);
+    EXPECT_EQ(::mincore(mapped, kBytes, pages.data()), 0);
+    ::munmap(mapped, kBytes);
+    return std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return (page & 1) != 0; });
+  };
+  EXPECT_GT(resident(), 100);
+  object->LetPagesGo();
+  EXPECT_GT(resident(), 100) << "not on the disk yet";
+  ASSERT_TRUE(world_.cache().Flush().has_value());
+  EXPECT_LT(resident(), 100);
+  EXPECT_TRUE(ReadsBack(*object, 0, kBytes));
+  EXPECT_GT(resident(), 100);
+  object->LetPagesGo();
+  EXPECT_LT(resident(), 100);
 }
 
 TEST_F(LendTest, MakingRoomWaitsForWhatWasToldToGo) {

@@ -297,6 +297,22 @@ def test_noopen_keeps_opens_in_the_kernel(host, source):
     assert (mountpoint / ".mlcache/stats").read_text() != first, "each open shows its own moment"
 
 
+def test_noopen_keeps_one_copy_in_the_page_cache(host, source):
+    """The mount's kernel keeps what it read; the object files' own pages go as soon as they are on the disk."""
+    size = harness.make_tree(source, files=60, mean=100 * KIB)
+    mountpoint = mount(host, source, options="ro,open_mode=noopen")
+
+    def resident():
+        objects = [str(path) for path in (host.tier / "objects").rglob("*") if path.is_file()]
+        return sum(map(int, harness.run("fincore", "-b", "-n", "-o", "RES", *objects).stdout.split()))
+
+    for _ in range(2):
+        for path in sorted(mountpoint.rglob("*.bin")):
+            path.read_bytes()
+    assert host.total("store_read_bytes_total") == size
+    harness.wait_for(lambda: resident() < size / 20, 10, "the daemon's copy leaves the page cache")
+
+
 def test_noopen_shows_a_new_version_within_attr_ttl(host, source):
     path = harness.make_file(source / "a.bin", 100_000)
     gone = harness.make_file(source / "b.bin", 6 * MIB)

@@ -41,6 +41,7 @@ class FakeObjectCache final : public ObjectCache {
 
   // What happened, for assertions.
   std::atomic<uint64_t> touches = 0;
+  std::atomic<uint64_t> let_go = 0;  // LetPagesGo
   std::atomic<uint64_t> filled_bytes = 0;
   std::atomic<uint64_t> flushes = 0;
   uint64_t used_bytes() const {
@@ -210,6 +211,8 @@ class FakeObjectCache final : public ObjectCache {
     Result<UniqueFd> Lend(const LendingRoots& /*roots*/, Wait /*wait*/) override {
       return Fail(Code::kNotFound, key_.path + ": no file to lend");
     }
+
+    void LetPagesGo() override { ++cache_.let_go; }
 
     uint64_t CachedBytes() const override {
       const std::scoped_lock lock(cache_.mutex_);
