@@ -164,8 +164,12 @@ Result<Trace> LoadTrace(const std::string& path) {
     std::string item;
     uint32_t bytes = 0;
     if (!(words >> reader >> folder >> item >> bytes) || bytes == 0) {
-      return Fail(Code::kInvalidArgument,
-                  path + ": line " + std::to_string(number) + " is not READER FOLDER ITEM BYTES: " + line);
+      std::string message = path;
+      message.append(": line ")
+          .append(std::to_string(number))
+          .append(" is not READER FOLDER ITEM BYTES: ")
+          .append(line);
+      return Fail(Code::kInvalidArgument, message);
     }
     const auto [known, fresh] = items.try_emplace(item, static_cast<uint32_t>(items.size()));
     if (fresh) trace.item_bytes.push_back(bytes);

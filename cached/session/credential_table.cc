@@ -75,8 +75,9 @@ Result<CredentialTable> CredentialTable::Parse(const std::string& text, const st
   for (std::string line; std::getline(lines, line);) {
     ++number;
     const auto wrong = [&](const std::string& what) {
-      return Fail(Code::kInvalidArgument,
-                  path + ":" + std::to_string(number) + ": " + what + "; " + std::string(kForm));
+      std::string message = path;
+      message.append(":").append(std::to_string(number)).append(": ").append(what).append("; ").append(kForm);
+      return Fail(Code::kInvalidArgument, message);
     };
     const std::string_view content = Trimmed(std::string_view(line).substr(0, line.find_first_of("#;")));
     if (content.empty()) continue;

@@ -37,8 +37,9 @@ struct SessionParts {
   RequestMetrics& request_metrics;
   const Clock& clock;
   Nanos request_timeout;
-  uint64_t whole_open_bytes = kMiB;  // a file up to here is fetched whole when it is opened to be lent
-  size_t lane_width = 8;             // tasks that one session may have on the executor at once
+  uint64_t whole_open_bytes = kMiB;               // a file up to here is fetched whole when it is opened to be lent
+  const std::atomic<size_t>* sessions = nullptr;  // of the whole server; null: nobody counts
+  size_t lane_width = 8;                          // tasks that one session may have on the executor at once
 };
 
 class Session {

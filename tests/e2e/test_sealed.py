@@ -74,7 +74,7 @@ def test_sealed_from_warmup_to_umount(host, source):
     assert "warmup" in sealed_text(host, mountpoint) or shown(mountpoint) == ["fuse.mlcache"]
     host.ctl("warmup", mountpoint)
     wait_sealed(host, mountpoint)
-    assert sealed_text(host, mountpoint).startswith("yes: ")
+    wait_for(lambda: sealed_text(host, mountpoint).startswith("yes: "), 10, "the mount has told of it")
     assert tree_digest(mountpoint) == expected
     assert before.read() == (source / "large.bin").read_bytes(), "a descriptor of before lives on"
     before.close()
