@@ -37,7 +37,7 @@ void Entry::FinishCommit(const Snapshot& snapshot, Tier& tier, IndexBatch& batch
     tier.budget().ForceCharge(facts->space_bytes - state_.charged_bytes);
     state_.charged_bytes = facts->space_bytes;
   }
-  if (std::exchange(let_pages_go_, false)) ::posix_fadvise((*file)->fd(), 0, 0, POSIX_FADV_DONTNEED);
+  if (state_.complete && std::exchange(let_pages_go_, false)) ::posix_fadvise((*file)->fd(), 0, 0, POSIX_FADV_DONTNEED);
   // A row says only what was there before the data was synced and still is.
   uint64_t later_bytes = 0;
   for (auto& [number, chunk] : blocks_.chunks()) {
@@ -60,9 +60,10 @@ void Entry::LetPagesGo() {
   std::shared_ptr<ObjectFile> file;
   {
     const std::scoped_lock lock(state_mutex_);
-    if (!state_.complete || tier_ == nullptr || tier_->in_memory()) return;
-    let_pages_go_ = dirty_;  // what is not on the disk yet cannot go
-    if (!dirty_) file = tier_->descriptors().Find(id_);
+    if (tier_ != nullptr && tier_->in_memory()) return;
+    // What is not on the disk yet cannot go; readers may have had it before it was even written.
+    let_pages_go_ = tier_ == nullptr || dirty_ || filling_ > 0 || !state_.complete;
+    if (!let_pages_go_) file = tier_->descriptors().Find(id_);
   }
   if (file != nullptr) ::posix_fadvise(file->fd(), 0, 0, POSIX_FADV_DONTNEED);
 }
