@@ -11,6 +11,7 @@ namespace mlcache::shim {
 namespace {
 
 constexpr int kWelcomeTimeoutMs = 30'000;  // the daemon may have to ask the store first
+constexpr uint64_t kMostApart = 256;       // between the numbers of leases that are still wanted
 constexpr size_t kFirstDoorbell = 4;       // control, arena, submission and notification doorbell come before
 
 void FillOptions(const MountOptions& from, session::MountOptions* to) {
@@ -53,6 +54,8 @@ UniqueFd LeaseInbox::Take(uint64_t number) {
     std::memcpy(&come, message->bytes.data(), sizeof(come));
     if (come == number) return std::move(message->descriptors.front());
     come_[come] = std::move(message->descriptors.front());
+    // Requests that were called off leave theirs behind; what is under way is never so far apart.
+    std::erase_if(come_, [come](const auto& one) { return one.first + kMostApart < come; });
   }
   return {};
 }

@@ -87,6 +87,7 @@ Result<uint64_t> Lender::Lend(uint64_t node, cache::CachedObject& object, const 
 }
 
 void Lender::Taken(uint64_t count) {
+  const std::scoped_lock lock(mutex_);
   // More than were sent is a lie that hurts the liar alone.
   taken_ += std::min(count, sent_ - taken_);
 }

@@ -233,11 +233,12 @@ void Session::Push(const ring::Submission& submission, uint32_t pair, Nanos star
   End("the shim does not take its completions");
 }
 
-void Session::Complete(Request& request, ring::Completion completion) {
+// False when it was called off before: nobody takes what the completion tells of.
+bool Session::Complete(Request& request, ring::Completion completion) {
   completion.id = request.submission.id;
   if (request.answered.exchange(true)) {
     if (completion.slot != ring::kNoSlot) GiveBackSlot(completion.slot);
-    return;
+    return false;
   }
   {
     std::lock_guard lock(mutex_);
@@ -247,6 +248,7 @@ void Session::Complete(Request& request, ring::Completion completion) {
     if (found != outstanding_.end() && found->second.get() == &request) outstanding_.erase(found);
   }
   Push(request.submission, request.pair, request.started, completion);
+  return true;
 }
 
 void Session::Refuse(Request& request, const Error& error) {

@@ -100,7 +100,7 @@ class Session {
   void Finished();
   void Cancel(uint64_t id);
   void Push(const ring::Submission& submission, uint32_t pair, Nanos started, ring::Completion completion);
-  void Complete(Request& request, ring::Completion completion);
+  bool Complete(Request& request, ring::Completion completion);
   void Refuse(Request& request, const Error& error);
   void WithSlot(RequestPtr request, uint32_t bytes, SlotTask task);
   void Reply(const RequestPtr& request, std::string bytes);
