@@ -18,8 +18,6 @@ namespace {
 using cache::AccessHints;
 using cache::EvictionPolicy;
 using cache::EvictionUnit;
-using cache::kChunkBytes;
-using cache::kWholeObject;
 
 constexpr uint64_t kCapacity = 100'000;
 

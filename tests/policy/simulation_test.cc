@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 #include <map>
 #include <string>
 
@@ -112,9 +113,7 @@ TEST(PolicySimulationTest, TrainingServingAndAScanTogether) {
 
 TEST(TraceTest, RecordedTracesAreRead) {
   const std::string path = ::testing::TempDir() + "/policy.trace";
-  FILE* file = std::fopen(path.c_str(), "w");
-  std::fputs("# reader folder item bytes\njob1 train a 10\njob1 train b 20\n\njob2 val a 10\n", file);
-  std::fclose(file);
+  std::ofstream(path) << "# reader folder item bytes\njob1 train a 10\njob1 train b 20\n\njob2 val a 10\n";
   const auto trace = LoadTrace(path);
   ASSERT_TRUE(trace.has_value()) << trace.error();
   EXPECT_EQ(trace->TotalBytes(), 30U);
@@ -123,9 +122,7 @@ TEST(TraceTest, RecordedTracesAreRead) {
   EXPECT_NE(trace->reads[2].reader, trace->reads[0].reader);
   EXPECT_NE(trace->reads[2].folder, trace->reads[0].folder);
   EXPECT_DOUBLE_EQ(BeladyHitRate(*trace, 1, 0), 10.0 / 40);
-  file = std::fopen(path.c_str(), "w");
-  std::fputs("job1 train a ten\n", file);
-  std::fclose(file);
+  std::ofstream(path) << "job1 train a ten\n";
   const auto bad = LoadTrace(path);
   ASSERT_FALSE(bad.has_value());
   EXPECT_NE(bad.error().message().find("line 1"), std::string::npos);

@@ -215,7 +215,9 @@ TEST_F(ErofsImageTest, DirectoriesOfManySizes) {
   for (const auto& [directory, names] : wanted) {
     EXPECT_EQ(NamesIn(directory), names) << directory;
     for (const std::string& name : names) {
-      EXPECT_EQ(static_cast<size_t>(StatOf(directory + "/" + name).st_size), name.size());
+      std::string path = directory;
+      path.append("/").append(name);
+      EXPECT_EQ(static_cast<size_t>(StatOf(path).st_size), name.size());
     }
   }
 }

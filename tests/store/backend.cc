@@ -137,7 +137,7 @@ class SeaweedBackend : public Backend {
 
 class RealSeaweedBackend : public Backend {
  public:
-  RealSeaweedBackend() : filer_(std::getenv("MLCACHE_TEST_SEAWEEDFS")), store_(OpenSeaweed(Address(), 500)) {
+  RealSeaweedBackend() : filer_(Address()), store_(OpenSeaweed(Address(), 500)) {
     filer_.Delete("/root dir");
     filer_.Put("/outside", "not to be seen");
     filer_.Put("/root dir/", "");
@@ -154,7 +154,10 @@ class RealSeaweedBackend : public Backend {
   bool keeps_old_versions() const override { return true; }
 
  private:
-  static std::string Address() { return std::getenv("MLCACHE_TEST_SEAWEEDFS"); }
+  static std::string Address() {
+    const char* const address = std::getenv("MLCACHE_TEST_SEAWEEDFS");
+    return address == nullptr ? "" : address;
+  }
 
   testing::FilerHttp filer_;
   std::shared_ptr<SeaweedStore> store_;
