@@ -53,7 +53,7 @@ class Asker {
     AskForVolume("99999");
     AskForChunk("plain", Lookup("/fixtures", "plain.bin"));
     AskForChunk("text", Lookup("/fixtures", "text.txt"));
-    return std::move(replies_);
+    return std::exchange(replies_, {});
   }
 
   // What the log says of the changes since `since_ns`, up to `count`.
@@ -69,7 +69,7 @@ class Asker {
     for (size_t i = 0; i < count && reader->Read(&reply); ++i) Keep("change " + std::to_string(i), reply);
     context.TryCancel();
     static_cast<void>(reader->Finish());
-    return std::move(replies_);
+    return std::exchange(replies_, {});
   }
 
   int64_t Now() {
@@ -150,7 +150,8 @@ class Asker {
     const Result<HttpResponse> response = http_.Do({.url = url, .headers = headers}, {});
     ASSERT_TRUE(response) << response.error();
     std::string text = "HTTP " + std::to_string(response->head.status) + "\n";
-    for (const auto& [header, value] : response->head.headers) text += header + ": " + value + "\n";
+    for (const auto& [header, value] : response->head.headers)
+      text.append(header).append(": ").append(value).append("\n");
     replies_["GET " + name] = text;
   }
 
@@ -228,7 +229,8 @@ Replies AskFake() {
 }
 
 Replies AskReal() {
-  const std::string filer = std::getenv("MLCACHE_TEST_SEAWEEDFS");
+  const char* const named = std::getenv("MLCACHE_TEST_SEAWEEDFS");
+  const std::string filer = named == nullptr ? "" : named;
   testing::FilerHttp http(filer);
   http.Delete("/fixtures");
   Asker asker(filer);
