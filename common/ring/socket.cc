@@ -22,7 +22,6 @@ namespace {
 using SteadyClock = std::chrono::steady_clock;
 
 constexpr int kBacklog = 128;
-constexpr int kSendTimeoutMs = 10'000;
 
 Result<sockaddr_un> AddressOf(const std::string& path) {
   sockaddr_un address{};
@@ -165,7 +164,7 @@ Result<UniqueFd> Connect(const std::string& path) {
   }
 }
 
-Status Send(int socket, std::string_view bytes, const std::vector<int>& descriptors) {
+Status Send(int socket, std::string_view bytes, const std::vector<int>& descriptors, int timeout_ms) {
   if (bytes.empty() || bytes.size() > kMaxMessageBytes || descriptors.size() > kMaxMessageDescriptors) {
     return Fail(Code::kInvalidArgument, "a session message carries 1 to " + std::to_string(kMaxMessageBytes) +
                                             " bytes and at most " + std::to_string(kMaxMessageDescriptors) +
@@ -194,7 +193,7 @@ Status Send(int socket, std::string_view bytes, const std::vector<int>& descript
       case EINTR:
         break;
       case EAGAIN:
-        MLCACHE_RETURN_IF_ERROR(WaitFor(socket, POLLOUT, kSendTimeoutMs, "send on the session socket"));
+        MLCACHE_RETURN_IF_ERROR(WaitFor(socket, POLLOUT, timeout_ms, "send on the session socket"));
         break;
       case EPIPE:
       case ECONNRESET:
@@ -209,8 +208,8 @@ Status Send(int socket, std::string_view bytes, const std::vector<int>& descript
 Result<Message> Receive(int socket, int timeout_ms) {
   MLCACHE_RETURN_IF_ERROR(WaitFor(socket, POLLIN, timeout_ms, "receive on the session socket"));
   Message message;
-  message.bytes.resize(kMaxMessageBytes);
-  iovec part = {.iov_base = message.bytes.data(), .iov_len = message.bytes.size()};
+  std::array<char, kMaxMessageBytes> bytes;  // NOLINT(cppcoreguidelines-pro-type-member-init): filled by recvmsg
+  iovec part = {.iov_base = bytes.data(), .iov_len = bytes.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(kMaxMessageDescriptors * sizeof(int))> control{};
   msghdr header{};
   header.msg_iov = &part;
@@ -236,8 +235,7 @@ Result<Message> Receive(int socket, int timeout_ms) {
                                               std::to_string(kMaxMessageDescriptors) +
                                               " or this process may open no more (ulimit -n)");
   }
-  message.bytes.resize(static_cast<size_t>(received));
-  message.bytes.shrink_to_fit();
+  message.bytes.assign(bytes.data(), static_cast<size_t>(received));
   return message;
 }
 

@@ -41,8 +41,9 @@ Result<UniqueFd> Accept(int listener, int timeout_ms);
 Result<UniqueFd> Connect(const std::string& path);
 
 // One message of 1 to kMaxMessageBytes bytes; the descriptors stay the caller's. kUnavailable when the peer is gone,
-// kDeadlineExceeded when it has not read for 10 s, kInvalidArgument above the limits.
-Status Send(int socket, std::string_view bytes, const std::vector<int>& descriptors);
+// kDeadlineExceeded when there is no room for it for `timeout_ms`, kInvalidArgument above the limits.
+inline constexpr int kSendTimeoutMs = 10'000;
+Status Send(int socket, std::string_view bytes, const std::vector<int>& descriptors, int timeout_ms = kSendTimeoutMs);
 
 // One message. kUnavailable at end of file; kDeadlineExceeded after `timeout_ms` (negative: none); kDataLoss or
 // kResourceExhausted when bytes or descriptors did not fit, in which case what did arrive is closed.
