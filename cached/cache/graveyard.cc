@@ -22,21 +22,30 @@ bool IsUsedByNobodyElse(int fd) {
   return errno != EAGAIN && errno != EBUSY;
 }
 
+bool Graveyard::Grave::IsHopeful(Nanos now) const { return now - buried_at <= kHope; }
+
 void Graveyard::Bury(std::shared_ptr<ObjectFile> file, uint64_t bytes) {
+  Grave grave{.file = std::move(file), .bytes = bytes, .buried_at = SystemClock().Now()};
+  if (grave.IsFree()) {
+    grave.file.reset();
+    budget_.Release(bytes);
+    return;
+  }
   const std::scoped_lock lock(mutex_);
-  graves_.push_back({.file = std::move(file), .bytes = bytes, .buried_at = SystemClock().Now()});
+  graves_.push_back(std::move(grave));
 }
 
-uint64_t Graveyard::Reap() {
+uint64_t Graveyard::Reap(Which which) {
   std::vector<Grave> free;  // closed without the lock
   uint64_t bytes = 0;
   {
+    const Nanos now = SystemClock().Now();
     const std::scoped_lock lock(mutex_);
-    const auto used = std::ranges::partition(graves_, [](const Grave& grave) {
-      return grave.file.use_count() > 1 || !IsUsedByNobodyElse(grave.file->fd());
+    const auto gone = std::ranges::partition(graves_, [&](const Grave& grave) {
+      return (which == Which::kHopeful && !grave.IsHopeful(now)) || !grave.IsFree();
     });
-    std::ranges::move(used, std::back_inserter(free));
-    graves_.erase(used.begin(), used.end());
+    std::ranges::move(gone, std::back_inserter(free));
+    graves_.erase(gone.begin(), gone.end());
   }
   for (Grave& grave : free) {
     bytes += grave.bytes;
@@ -47,10 +56,10 @@ uint64_t Graveyard::Reap() {
 }
 
 uint64_t Graveyard::HopefulBytes() const {
+  const Nanos now = SystemClock().Now();
   const std::scoped_lock lock(mutex_);
-  const Nanos since = SystemClock().Now() - kHope;
   uint64_t bytes = 0;
-  for (const Grave& grave : graves_) bytes += grave.buried_at >= since ? grave.bytes : 0;
+  for (const Grave& grave : graves_) bytes += grave.IsHopeful(now) ? grave.bytes : 0;
   return bytes;
 }
 

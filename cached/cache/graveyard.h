@@ -23,11 +23,12 @@ class Graveyard {
  public:
   explicit Graveyard(Budget& budget) : budget_(budget) {}  // borrowed
 
-  // `file` was unlinked; `bytes` are charged for it.
+  // `file` was unlinked; `bytes` are charged for it, and given back now if nobody else has it.
   void Bury(std::shared_ptr<ObjectFile> file, uint64_t bytes);
 
-  // Gives back what has come free since; how many bytes.
-  uint64_t Reap();
+  // Gives back what has come free since; how many bytes. kHopeful looks only at those of HopefulBytes.
+  enum class Which : uint8_t { kAll, kHopeful };
+  uint64_t Reap(Which which);
 
   // Of those buried so lately that their users, who were told to let go, may well do so now.
   uint64_t HopefulBytes() const;
@@ -39,6 +40,9 @@ class Graveyard {
     std::shared_ptr<ObjectFile> file;
     uint64_t bytes = 0;
     Nanos buried_at{};
+
+    bool IsFree() const { return file.use_count() == 1 && IsUsedByNobodyElse(file->fd()); }
+    bool IsHopeful(Nanos now) const;
   };
 
   Budget& budget_;

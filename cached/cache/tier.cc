@@ -248,7 +248,6 @@ void Tier::RemoveObject(const ObjectId& id, uint64_t charged_bytes, bool may_be_
   }
   if (file != nullptr && may_be_lent) {
     graveyard_.Bury(std::move(file), charged_bytes);
-    graveyard_.Reap();
   } else if (file != nullptr) {
     file->ReleaseOnClose(charged_bytes);
   } else {

@@ -151,8 +151,9 @@ uint64_t TieredCache::EvictSome(Level& level, uint64_t bytes) {
 
 // True when space came free, or may well within a moment: of files evicted just now that mounts were lent.
 bool TieredCache::AwaitReturns(Tier& tier, uint64_t bytes) {
-  if (tier.graveyard().Reap() > 0) return true;
+  if (tier.graveyard().Reap(Graveyard::Which::kHopeful) > 0) return true;
   if (tier.graveyard().HopefulBytes() < bytes) return false;
+  // The kernel tells nobody when a file's last user has gone: it has to be asked again.
   std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return true;
 }

@@ -137,7 +137,7 @@ void TieredCache::Tend() {
   for (size_t i = 0; i < levels_.size(); ++i) {
     Tier& tier = *levels_[i].tier;
     tier.ProbeIfDue();
-    tier.graveyard().Reap();
+    tier.graveyard().Reap(Graveyard::Which::kAll);
     tier.meter().Measure();
     Relieve(i);
     uint64_t objects = 0;
