@@ -166,7 +166,7 @@ class Server {
     session::FromShim message;
     message.mutable_serving_mode()->set_mode(report.mode);
     message.mutable_serving_mode()->set_reason(report.reason);
-    if (const Status sent = ring::Send(reported_to_->socket.get(), message.SerializeAsString(), {}); !sent) {
+    if (const Status sent = ring::Send(reported_to_->socket.get(), message.SerializeAsString(), {}, 0); !sent) {
       VLOG(1) << sent.error();
     }
   }

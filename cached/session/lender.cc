@@ -46,6 +46,7 @@ Status CheckRoot(int fd, const cache::ObjectsDirectory& expected) {
 Lender::Lender(cache::ObjectCache& cache, Metrics& metrics)
     : cache_(cache),
       hits_(metrics.cache_hits.Add({{"pattern", kWhole}})),
+      miss_bytes_(metrics.cache_miss_bytes.Add({{"pattern", kWhole}})),
       hit_bytes_{&HitBytes(metrics, "disk"), &HitBytes(metrics, "memory")} {}
 
 Status Lender::Begin(std::vector<UniqueFd> descriptors) {
@@ -73,13 +74,12 @@ Result<uint64_t> Lender::Lend(uint64_t node, cache::CachedObject& object, const 
   MLCACHE_ASSIGN_OR_RETURN(const UniqueFd file, object.Lend(roots_, wait));
   uint64_t number = 0;
   {
-    const std::scoped_lock lock(mutex_);  // numbers arrive in their order
-    number = ++sent_;
+    const std::scoped_lock lock(send_mutex_);
+    number = sent_ + 1;
     const std::string_view bytes(reinterpret_cast<const char*>(&number), sizeof(number));
-    if (Status sent = ring::Send(socket_.get(), bytes, {file.get()}); !sent.has_value()) {
-      --sent_;
-      return std::unexpected(sent.error());
-    }
+    // Without waiting: a mount that takes nothing off its socket is lent nothing.
+    MLCACHE_RETURN_IF_ERROR(ring::Send(socket_.get(), bytes, {file.get()}, 0));
+    sent_ = number;
   }
   CountHit(object.TierKind() == "memory", object.key().size);
   object.Touch({.offset = 0, .length = object.key().size}, hints);
@@ -87,7 +87,7 @@ Result<uint64_t> Lender::Lend(uint64_t node, cache::CachedObject& object, const 
 }
 
 void Lender::Taken(uint64_t count) {
-  const std::scoped_lock lock(mutex_);
+  const std::scoped_lock lock(send_mutex_);
   // More than were sent is a lie that hurts the liar alone.
   taken_ += std::min(count, sent_ - taken_);
 }

@@ -46,6 +46,9 @@ class Lender {
   // kUnavailable also while too many are under way.
   Result<uint64_t> Lend(uint64_t node, cache::CachedObject& object, const cache::AccessHints& hints, cache::Wait wait);
 
+  // So many bytes of a file are fetched before it is lent.
+  void CountMiss(uint64_t bytes) { miss_bytes_.Increment(static_cast<double>(bytes)); }
+
   // The shim has taken `count` more descriptors.
   void Taken(uint64_t count);
 
@@ -69,14 +72,17 @@ class Lender {
 
   cache::ObjectCache& cache_;
   prometheus::Counter& hits_;
+  prometheus::Counter& miss_bytes_;
   const std::array<prometheus::Counter*, 2> hit_bytes_;  // disk, memory
   std::atomic<bool> ready_ = false;
-  UniqueFd socket_;            // constant once ready_
-  cache::LendingRoots roots_;  // constant once ready_
-  std::atomic<uint64_t> sent_ = 0;
-  std::atomic<uint64_t> taken_ = 0;
+  UniqueFd socket_;                  // constant once ready_
+  cache::LendingRoots roots_;        // constant once ready_
+  std::atomic<uint64_t> sent_ = 0;   // written with send_mutex_ held
+  std::atomic<uint64_t> taken_ = 0;  // likewise; never above sent_
 
-  std::mutex mutex_;
+  std::mutex send_mutex_;  // numbers arrive in their order
+
+  std::mutex mutex_;  // a leaf, taken while the cache tells of what leaves it
   // All guarded by mutex_.
   std::unordered_map<uint64_t, Lent> lent_;
   std::unordered_map<cache::ObjectId, uint64_t, cache::ObjectIdHash> nodes_;

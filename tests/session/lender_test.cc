@@ -123,6 +123,22 @@ TEST_F(LenderTest, AMountThatDoesNotTakeItsDescriptorsIsLentNoMore) {
   EXPECT_EQ(lender_.Lend(10, *object, {}, Wait::kMayBlock).error().code(), Code::kUnavailable);
 }
 
+TEST_F(LenderTest, ASocketWithoutRoomHoldsNobodyUp) {
+  const int small = 1;  // the kernel makes it as small as it goes
+  ASSERT_EQ(::setsockopt(theirs_.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+  ASSERT_TRUE(Begin(Clone(Objects(), true)).has_value());
+  const auto object = Filled(KeyOf("a", 100'000));
+  uint64_t sent = 0;
+  while (lender_.Lend(10, *object, {}, Wait::kMayBlock).has_value()) ++sent;
+  ASSERT_GT(sent, 0U);
+  ASSERT_LT(sent, Lender::kMostUnderWay) << "the socket was full before the limit";
+  EXPECT_EQ(lender_.Lend(10, *object, {}, Wait::kMayBlock).error().code(), Code::kDeadlineExceeded);
+  ASSERT_TRUE(ring::Receive(ours_.get(), 1000).has_value());
+  const Result<uint64_t> next = lender_.Lend(10, *object, {}, Wait::kMayBlock);
+  ASSERT_TRUE(next.has_value()) << next.error();
+  EXPECT_EQ(*next, sent + 1) << "no number is given to what was not sent";
+}
+
 TEST_F(LenderTest, KnowsTheNodeOfWhatLeaves) {
   ASSERT_TRUE(Begin(Clone(Objects(), true)).has_value());
   std::vector<uint64_t> revoked;
