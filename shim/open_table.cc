@@ -222,7 +222,7 @@ void OpenTable::Settle(uint64_t node, Closing& closing) {
   Node& state = found->second;
   if (state.passthrough_opens == 0 && state.record.has_value() && !state.registering) {
     if (state.revoked) {
-      Drop(node, state, closing);
+      Drop(state, closing);
     } else if (!state.idle.has_value()) {
       state.idle = idle_.insert(idle_.begin(), node);
     }
@@ -232,12 +232,12 @@ void OpenTable::Settle(uint64_t node, Closing& closing) {
   while (idle_.size() > most_idle_) {
     const uint64_t oldest = idle_.back();
     Node& last = nodes_.at(oldest);
-    Drop(oldest, last, closing);
+    Drop(last, closing);
     if (last.cached_opens == 0) nodes_.erase(oldest);
   }
 }
 
-void OpenTable::Drop(uint64_t /*node*/, Node& state, Closing& closing) {
+void OpenTable::Drop(Node& state, Closing& closing) {
   if (state.idle.has_value()) idle_.erase(*std::exchange(state.idle, std::nullopt));
   closing.push_back(*std::exchange(state.record, std::nullopt));
   state.revoked = false;

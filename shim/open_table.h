@@ -110,7 +110,7 @@ class OpenTable {
   std::optional<Decision> Repeated(const Open& open) const;
   std::optional<uint32_t> ClaimRecord(uint64_t node);
   bool MayAnswerStale(const Open& open);
-  void Drop(uint64_t node, Node& state, Closing& closing);
+  void Drop(Node& state, Closing& closing);
   void Settle(uint64_t node, Closing& closing);
   OpenRecord* RecordOf(uint64_t file_handle) const;
   uint64_t HandleFor(uint32_t index) const;
