@@ -42,8 +42,8 @@ class Lender {
   // True after Begin.
   bool ready() const { return ready_.load(std::memory_order_acquire); }
 
-  // Sends a descriptor of the file; the number under which the shim finds it. Errors as CachedObject::Lend;
-  // kUnavailable also while too many are under way.
+  // Sends a descriptor of the file; the number under which the shim finds it. Waits for no peer: kUnavailable while too
+  // many are under way, kDeadlineExceeded while the socket has no room. Other errors as CachedObject::Lend.
   Result<uint64_t> Lend(uint64_t node, cache::CachedObject& object, const cache::AccessHints& hints, cache::Wait wait);
 
   // So many bytes of a file are fetched before it is lent.
