@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ranges>
+#include <unordered_set>
 
 namespace mlcache::policy {
 namespace {
@@ -109,7 +111,9 @@ void EpochAwarePolicy::SetMarks(Index index, Marks marks) {
 EpochAwarePolicy::Index EpochAwarePolicy::Know(const EvictionUnit& unit) {
   Index index = units_.Find(unit);
   if (index != Units::kNone) return index;
-  if (units_.size() >= options_.max_known) DropGhosts();
+  // What is kept cannot be forgotten: an eighth of it more is remembered however much that is.
+  const uint64_t kept = fifo_units_ + main_units_;
+  if (units_.size() >= std::max<uint64_t>(options_.max_known, kept + kept / 8)) DropGhosts();
   index = units_.Insert(unit);
   if (unit.chunk != kWholeObject) {
     if (const Index whole = units_.Find({unit.object, kWholeObject}); whole != Units::kNone) {
@@ -141,7 +145,7 @@ void EpochAwarePolicy::DropGhosts() {
     }
   }
   for (const Index index : gone) Drop(index);
-  for (int i = 0; i < kMaxStreams; ++i) streams_.TakeRereads(i);  // they may name what is gone
+  streams_.DropRereads();
 }
 
 template <typename Wanted, typename Change>
@@ -281,6 +285,7 @@ void EpochAwarePolicy::Track(const EvictionUnit& unit, uint64_t bytes, const Acc
     SetMarks(index, marks);
     SetPlace(index, Place::kFifo);
     fifo_.push_back(unit);
+    if (fifo_.size() > 2 * fifo_units_ + 64) CompactFifo();
   }
   full_bytes_ = std::max(full_bytes_, fifo_bytes_ + main_bytes_);
   Settle();
@@ -319,6 +324,18 @@ void EpochAwarePolicy::Refresh() {
   for (Group& group : groups_) {
     if (!group.main.empty() || !group.others.empty()) group.hazard = streams_.HazardOf(group.marks);
   }
+}
+
+// Leaves of each unit that is in the FIFO its latest entry.
+void EpochAwarePolicy::CompactFifo() {
+  std::unordered_set<Index> seen;
+  std::deque<EvictionUnit> latest;
+  for (const EvictionUnit& unit : std::views::reverse(fifo_)) {
+    const Index index = units_.Find(unit);
+    const bool in = index != Units::kNone && units_[index].place == static_cast<uint16_t>(Place::kFifo);
+    if (in && seen.insert(index).second) latest.push_front(unit);
+  }
+  fifo_.swap(latest);
 }
 
 EpochAwarePolicy::Index EpochAwarePolicy::FifoFront() {

@@ -5,7 +5,7 @@
 // is the front of the lowest. What arrives waits in a FIFO of a small share of the budget, which serves those who read
 // the same bytes within seconds; when it leaves that, it takes the place of something kept only if its hazard is
 // higher. An access is O(1) but for the ends of epochs, which are O(1) a read over the epoch. Memory: some 65 bytes
-// for each unit known (kept, or read and remembered; at most `max_known`).
+// for each unit known (kept, or read and remembered; at most `max_known`, or an eighth more than is kept).
 #pragma once
 
 #include <cstdint>
@@ -93,6 +93,7 @@ class EpochAwarePolicy final : public EvictionPolicy {
   void Walk(Wanted wanted, Change change);
   void Settle();
   Index FifoFront();
+  void CompactFifo();
   Index Cheapest() const;
   double Hazard(Index index) const;
   uint64_t FifoTarget() const;
@@ -104,7 +105,7 @@ class EpochAwarePolicy final : public EvictionPolicy {
   std::vector<Group> groups_;
   std::vector<uint16_t> free_groups_;
   std::unordered_map<Marks, uint16_t, MarksHash> group_of_;
-  std::deque<EvictionUnit> fifo_;  // with some that have left it by another way
+  std::deque<EvictionUnit> fifo_;  // with some that have left it by another way, at most as many again and 64
   uint64_t fifo_bytes_ = 0;
   uint64_t fifo_units_ = 0;
   uint64_t main_bytes_ = 0;

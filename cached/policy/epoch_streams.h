@@ -90,6 +90,15 @@ class EpochStreams {
   void Enter(int stream, bool unread, Marks& marks);  // becomes a member
   std::vector<uint32_t> TakeRereads(int stream) { return std::exchange(streams_[stream].rereads, {}); }
 
+  // Items were forgotten, and their numbers will be given to others.
+  void DropRereads() {
+    for (Stream& stream : streams_) {
+      stream.rereads.clear();
+      stream.novel.clear();
+      stream.strays = 0;
+    }
+  }
+
   // The item is no longer known.
   void Drop(const Marks& marks);
   // Frequencies are halved from time to time.

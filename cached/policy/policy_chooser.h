@@ -36,6 +36,7 @@ class PolicyChooser final : public EvictionPolicy {
 
   Mode ModeOf(uint64_t dataset) const;
   uint64_t switches() const { return switches_; }
+  size_t datasets() const { return datasets_.size(); }
 
  private:
   static constexpr int kModes = 2;

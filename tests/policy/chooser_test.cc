@@ -74,6 +74,7 @@ TEST_F(PolicyChooserTest, GoesBackWhenEpochsBegin) {
 TEST_F(PolicyChooserTest, ManyDatasetsAreBounded) {
   for (uint64_t dataset = 1; dataset < 100; ++dataset) ReadAll(*cache_, Items(0, 50), Reader(1, 0, dataset));
   EXPECT_LE(cache_->used_bytes(), cache_->capacity_bytes());
+  EXPECT_LE(chooser_->datasets(), 16U);
 }
 
 TEST(MakePolicyTest, NamesAreThoseOfTheFlag) {

@@ -236,5 +236,15 @@ TEST_F(EpochStreamsTest, WhatIsRememberedIsBounded) {
   EXPECT_LE(bounded.known(), 1000U);
 }
 
+TEST_F(EpochStreamsTest, MoreThanTheLimitMayBeKept) {
+  auto policy = std::make_unique<EpochAwarePolicy>(
+      EpochAwarePolicy::Options{.capacity_bytes = 400'000, .fifo_share = .02, .max_known = 1000});
+  EpochAwarePolicy& crowded = *policy;
+  SimulatedCache cache(std::move(policy), 400'000);
+  for (int epoch = 0; epoch < 3; ++epoch) ReadAll(cache, Items(0, 6000), Reader(1));
+  EXPECT_GT(crowded.known(), 4000U) << "what is not kept is remembered all the same";
+  EXPECT_LE(crowded.known(), 4500U);
+}
+
 }  // namespace
 }  // namespace mlcache::policy
