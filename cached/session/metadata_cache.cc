@@ -364,6 +364,7 @@ uint64_t MetadataCache::Invalidate(const std::string& path) {
       used_.erase(it->second.used);
       it = directories_.erase(it);
     }
+    Shrink();  // a change feed calls this for names that nobody ever asks for
     listings.swap(dropped_);
   }
   listings.clear();

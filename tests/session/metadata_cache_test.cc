@@ -391,6 +391,14 @@ TEST_F(MetadataCacheTest, WhatWasAskedBeforeAnInvalidateIsNotKept) {
   EXPECT_EQ(Stat("file", kForever).info.size, 5U);
 }
 
+TEST_F(MetadataCacheTest, WhatAFeedInvalidatesIsBounded) {
+  Make(1000);
+  for (int name = 0; name < 5000; ++name) {
+    cache_->Invalidate("directory" + std::to_string(name % 50) + "/file" + std::to_string(name));
+  }
+  EXPECT_LE(cache_->entries_in_memory(), 1000U);
+}
+
 TEST_F(MetadataCacheTest, MemoryIsBounded) {
   Make(1000);
   for (int d = 0; d < 50; ++d) {
