@@ -19,15 +19,11 @@ import re
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests/e2e"))
-import harness  # noqa: E402  (the same start and stop of daemon and mounts as the tests)
-import seaweed_cluster  # noqa: E402
-from figures import drop_caches, report, touch_memory  # noqa: E402
+from common import drop_caches, harness, report, touch_memory
+import seaweed_cluster  # common has put tests/e2e on the path
 
 KIB, MIB = 1 << 10, 1 << 20
 READERS = 8

@@ -43,8 +43,10 @@ Result<Hello> ParseHello(const std::string& bytes) {
 Status MayMount(const ring::PeerIdentity& peer, const SessionServerOptions& options) {
   if (IsTrusted(peer) || !options.allowed_uids) return {};
   if (std::ranges::find(*options.allowed_uids, peer.uid) != options.allowed_uids->end()) return {};
-  return Fail(Code::kPermissionDenied,
-              "user " + std::to_string(peer.uid) + " is not among the users that this daemon lets mount");
+  return Fail(
+      Code::kPermissionDenied,
+      "user " + std::to_string(peer.uid) +
+          " is not among the users that this daemon lets mount: its administrator lists them in --allowed_uids");
 }
 
 Result<CredentialProfile> CredentialOf(const Hello& hello, const ring::PeerIdentity& peer,
