@@ -50,7 +50,6 @@ struct Connection {
   std::string seal;
   bool allow_other = false;
   std::optional<ViewState> view_state;
-  uint64_t mount_id = 0;
   std::shared_ptr<Session> session;  // null until the handshake is done, and after the end
   bool too_many = false;             // above max_sessions: to be refused
   bool done = false;
@@ -212,11 +211,14 @@ void ServerImpl::ServeConnection(Connection& connection) {
   }
   // The shim learns of the end now, not when this thread is reaped.
   shutdown(connection.socket.get(), SHUT_RDWR);
+  std::shared_ptr<Session> ended;  // its files go without the lock, under which nobody may call the cache
   {
     std::lock_guard lock(mutex_);
-    connection.session.reset();
+    ended = std::move(connection.session);
+    connection.session = nullptr;
     connection.done = true;
   }
+  ended.reset();
   static_cast<void>(eventfd_write(wake_.get(), 1));
 }
 
@@ -277,7 +279,6 @@ Status ServerImpl::Greet(Connection& connection) {
     connection.view = view;
     connection.seal = hello.options().seal();
     connection.allow_other = hello.options().allow_other();
-    connection.mount_id = hello.mount_id();
     connection.session = std::move(session);
   }
   Status sent_welcome =
@@ -321,8 +322,8 @@ std::vector<MountReport> ServerImpl::Mounts() const {
   // While a server process replaces another, a mount has two sessions for a moment: the later one is reported.
   for (auto it = connections_.rbegin(); it != connections_.rend(); ++it) {
     if (it->session == nullptr) continue;
-    if (it->mount_id != 0 && std::ranges::find(mount_ids, it->mount_id) != mount_ids.end()) continue;
-    mount_ids.push_back(it->mount_id);
+    if (it->report.mount_id != 0 && std::ranges::find(mount_ids, it->report.mount_id) != mount_ids.end()) continue;
+    mount_ids.push_back(it->report.mount_id);
     MountReport& report = reports.emplace_back(it->report);
     report.requests = it->session->requests();
   }
@@ -380,9 +381,9 @@ std::vector<SealSubject> ServerImpl::SealSubjects() const {
   std::vector<SealSubject> subjects;
   // As in Mounts: of two sessions of a mount the later one counts.
   for (auto it = connections_.rbegin(); it != connections_.rend(); ++it) {
-    if (it->session == nullptr || it->mount_id == 0) continue;
+    if (it->session == nullptr || it->report.mount_id == 0) continue;
     const bool known = std::ranges::any_of(
-        subjects, [&](const SealSubject& subject) { return subject.report.mount_id == it->mount_id; });
+        subjects, [&](const SealSubject& subject) { return subject.report.mount_id == it->report.mount_id; });
     if (known) continue;
     subjects.push_back({.report = it->report,
                         .volume = it->volume,
@@ -399,7 +400,8 @@ Status ServerImpl::Send(uint64_t mount_id, const FromDaemon& message, const std:
   {
     std::lock_guard lock(mutex_);
     for (auto it = connections_.rbegin(); it != connections_.rend() && !socket.valid(); ++it) {
-      if (it->session != nullptr && it->mount_id == mount_id) socket.Reset(fcntl(it->socket.get(), F_DUPFD_CLOEXEC, 3));
+      if (it->session != nullptr && it->report.mount_id == mount_id)
+        socket.Reset(fcntl(it->socket.get(), F_DUPFD_CLOEXEC, 3));
     }
   }
   if (!socket.valid()) return Fail(Code::kUnavailable, "the mount has no session");
