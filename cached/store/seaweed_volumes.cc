@@ -44,6 +44,12 @@ Status SeaweedVolumes::Read(const SeaweedChunk& chunk, uint64_t offset, uint64_t
                             const CallContext& context) {
   if (chunk.cipher_key != nullptr) {
     MLCACHE_ASSIGN_OR_RETURN(const PlainChunk plain, Decoded(chunk, context));
+    // Here, as chunks of several entries may name one blob with sizes of their own. A blob that is longer is that of a
+    // file that was shortened since.
+    if (plain->size() < chunk.size) {
+      return Fail(Code::kDataLoss, "chunk " + chunk.FileId() + " has " + std::to_string(plain->size()) +
+                                       " bytes instead of " + std::to_string(chunk.size));
+    }
     return sink(std::as_bytes(std::span(*plain)).subspan(offset, length));
   }
   uint64_t done = 0;
@@ -99,10 +105,6 @@ Result<SeaweedVolumes::PlainChunk> SeaweedVolumes::Decoded(const SeaweedChunk& c
     }
   }
   MLCACHE_ASSIGN_OR_RETURN(std::string plain, ReadBlob(chunk, context));
-  if (plain.size() != chunk.size) {
-    return Fail(Code::kDataLoss, "chunk " + id + " has " + std::to_string(plain.size()) + " bytes instead of " +
-                                     std::to_string(chunk.size));
-  }
   auto shared = std::make_shared<const std::string>(std::move(plain));
   const std::lock_guard lock(mutex_);
   decoded_.emplace_front(id, shared);

@@ -95,6 +95,10 @@ def test_what_weed_mount_wrote(host, cluster, workdir):
         os.link(native / "overlaid", native / "hard")
         os.chmod(native / "sparse", 0o640)
         os.truncate(native / "sparse", 4 * MIB)
+        # Shortened in metadata alone: the last chunk's bytes stay on the volume servers.
+        (native / "shortened").write_bytes(bytes_of(5, 3 * MIB))
+        os.sync()
+        os.truncate(native / "shortened", 2 * MIB + 12345)
         os.sync()
     finally:
         subprocess.run(["umount", native], check=False)
@@ -105,6 +109,10 @@ def test_what_weed_mount_wrote(host, cluster, workdir):
     assert os.readlink(mountpoint / "link") == "overlaid"
     assert (mountpoint / "link").read_bytes() == expected
     assert (mountpoint / "overlaid").stat().st_nlink == 2
+    shortened = bytes_of(5, 3 * MIB)[:2 * MIB + 12345]
+    with open(mountpoint / "shortened", "rb") as file:
+        assert os.pread(file.fileno(), 1000, 2 * MIB + 12000) == shortened[2 * MIB + 12000:]
+    assert (mountpoint / "shortened").read_bytes() == shortened
     sparse = (mountpoint / "sparse").read_bytes()
     assert sparse == b"begin" + bytes(3 * MIB - 5) + b"end" + bytes(MIB - 3)
     assert (mountpoint / "sparse").stat().st_mode & 0o777 == 0o640

@@ -99,7 +99,8 @@ TEST_F(SeaweedFaults, LiesAboutAPieceOfAChunk) {
   const auto store = Open();
   const ObjectRef ref = Ref(*store, "file");
   const std::string body(100, 'b');
-  for (const std::string range : {"bytes 99-198/1000", "bytes 100-199/999", "bytes 100-200/1000", "bytes */1000", ""}) {
+  for (const std::string range :
+       {"bytes 99-198/1000", "bytes 100-199/999", "bytes 100-200/1000", "bytes */1000", "bytes 100-199/*", ""}) {
     EverybodyAnswers({ScriptedHttpServer::Http("206 Partial Content", {"Content-Range: " + range}, body)});
     EXPECT_EQ(Read(*store, ref, 100, 100).error().code(), Code::kDataLoss) << range;
   }
@@ -109,6 +110,20 @@ TEST_F(SeaweedFaults, LiesAboutAPieceOfAChunk) {
   EXPECT_THAT(read.error().message(), HasSubstr("asked for 100 bytes"));
   EverybodyAnswers({ScriptedHttpServer::Http("416 Requested Range Not Satisfiable", {}, "")});
   EXPECT_THAT(Read(*store, ref, 100, 100).error().message(), HasSubstr("shorter than its file's metadata says"));
+}
+
+TEST_F(SeaweedFaults, ALongerBlobThatDoesNotComeAsAPieceEither) {
+  // The first reply says that the chunk was cut short, and what is then asked for by a Range comes as a whole again.
+  cluster_.Put("/file", std::string(1'000, 'a'));
+  const auto store = Open();
+  const ObjectRef ref = Ref(*store, "file");
+  cluster_.SetFault([](int, const std::string& head) -> std::optional<Reply> {
+    const std::string bytes(head.find("Range: ") == std::string::npos ? 1'004 : 1'000, 'b');
+    return Reply{ScriptedHttpServer::Http("200 OK", {"Etag: \"00000001\""}, bytes)};
+  });
+  const Result<std::string> read = Read(*store, ref, 0, 1'000);
+  ASSERT_FALSE(read) << "bytes that nothing vouches for";
+  EXPECT_EQ(read.error().code(), Code::kDataLoss);
 }
 
 TEST_F(SeaweedFaults, AStallEndsAndAnotherServerIsAsked) {

@@ -187,6 +187,58 @@ TEST_F(SeaweedStoreTest, AnEncryptedChunkIsFetchedOnceForItsPieces) {
   EXPECT_EQ(cluster_.gets(), 1U);
 }
 
+TEST_F(SeaweedStoreTest, AChunkThatWasCutShortIsReadToItsNewEnd) {
+  const std::map<std::string, FileOptions> kinds = {
+      {"plain", {.chunk_size = 10'000}},
+      {"compressed", {.chunk_size = 10'000, .compressed = true}},
+      {"encrypted", {.chunk_size = 10'000, .encrypted = true}},
+      {"encrypted and compressed", {.chunk_size = 10'000, .compressed = true, .encrypted = true}},
+  };
+  const std::string bytes = RandomBytes(20'000, 11);
+  const auto store = Open();
+  for (const auto& [name, options] : kinds) {
+    SCOPED_TRACE(name);
+    cluster_.Put("/" + name, bytes, options);
+    EXPECT_TRUE(Read(*store, name) == bytes);
+    // As `weed mount` shortens a file: in its metadata alone.
+    filer_pb::Entry entry = cluster_.Find("/" + name);
+    entry.mutable_chunks(1)->set_size(2'345);
+    entry.mutable_attributes()->set_file_size(12'345);
+    cluster_.PutEntry("/" + name, entry);
+    const ObjectRef ref = Ref(*store, name);
+    ASSERT_EQ(ref.size, 12'345U);
+    const size_t before = cluster_.gets();
+    const Result<std::string> whole = Read(*store, ref, 0, ref.size);
+    ASSERT_TRUE(whole) << whole.error();
+    EXPECT_TRUE(*whole == bytes.substr(0, 12'345));
+    EXPECT_LE(cluster_.gets() - before, 3U) << "one more request for the chunk that was cut";
+    EXPECT_TRUE(Read(*store, ref, 12'000, 345) == bytes.substr(12'000, 345));
+    EXPECT_TRUE(Read(*store, ref, 9'999, 2) == bytes.substr(9'999, 2));
+    // And made longer again: what was cut off is not seen again.
+    entry.mutable_attributes()->set_file_size(15'000);
+    cluster_.PutEntry("/" + name, entry);
+    EXPECT_TRUE(Read(*store, name) == bytes.substr(0, 12'345) + std::string(2'655, '\0'));
+  }
+}
+
+TEST_F(SeaweedStoreTest, OneEncryptedBlobUnderTwoSizesIsNeverReadPastItsEnd) {
+  const std::string bytes = RandomBytes(1'000, 12);
+  cluster_.Put("/right", bytes, {.encrypted = true});
+  filer_pb::Entry entry = cluster_.Find("/right");
+  entry.mutable_chunks(0)->set_size(100'000);
+  entry.mutable_attributes()->set_file_size(100'000);
+  cluster_.PutEntry("/wrong", entry);
+  const auto store = Open();
+  EXPECT_TRUE(Read(*store, "right") == bytes);
+  const ObjectRef wrong = Ref(*store, "wrong");
+  for (const uint64_t at : {0U, 900U, 50'000U}) {
+    const Result<std::string> read = Read(*store, wrong, at, 500);
+    ASSERT_FALSE(read) << "the blob is known, and shorter";
+    EXPECT_EQ(read.error().code(), Code::kDataLoss);
+    EXPECT_THAT(read.error().message(), HasSubstr("has 1000 bytes instead of 100000"));
+  }
+}
+
 TEST_F(SeaweedStoreTest, ARewriteIsAnotherVersionAndTheOldOneIsNeverMixed) {
   cluster_.Put("/file", RandomBytes(100'000, 4), {.chunk_size = 10'000});
   const auto store = Open();
