@@ -154,9 +154,12 @@ Status SeaweedStore::ResolveManifests(std::vector<SeaweedChunk>& chunks, const C
       }
       for (const filer_pb::FileChunk& listed : manifest.chunks()) {
         MLCACHE_ASSIGN_OR_RETURN(SeaweedChunk parsed, ParseSeaweedChunk(listed));
-        if (parsed.offset < chunk.offset || parsed.end() > chunk.end()) {
+        if (parsed.offset < chunk.offset) {
           return Fail(Code::kDataLoss, "chunk " + chunk.FileId() + " lists chunks outside its own range");
         }
+        // Of a file that was shortened, the list still has what was cut off.
+        if (parsed.offset >= chunk.end()) continue;
+        parsed.size = std::min(parsed.size, chunk.end() - parsed.offset);
         resolved.push_back(std::move(parsed));
       }
       if (resolved.size() > kMaxChunksPerFile) return Fail(Code::kResourceExhausted, "it has too many chunks");

@@ -169,9 +169,10 @@ TEST_F(SeaweedStoreTest, AListOfChunksIsReadOnceAVersion) {
   filer_pb::Entry entry = cluster_.Find("/big");
   filer_pb::FileChunkManifest manifest;
   *manifest.add_chunks() = cluster_.Store("x");
-  manifest.mutable_chunks(0)->set_offset(400'000);
+  manifest.mutable_chunks(0)->set_offset(99);
   *entry.mutable_chunks(0) = cluster_.Store(manifest.SerializeAsString());
   entry.mutable_chunks(0)->set_is_chunk_manifest(true);
+  entry.mutable_chunks(0)->set_offset(100);
   entry.mutable_chunks(0)->set_size(400'000);
   cluster_.PutEntry("/lying", entry);
   EXPECT_THAT(Read(*store, "lying").error().message(), HasSubstr("outside its own range"));
@@ -219,6 +220,19 @@ TEST_F(SeaweedStoreTest, AChunkThatWasCutShortIsReadToItsNewEnd) {
     cluster_.PutEntry("/" + name, entry);
     EXPECT_TRUE(Read(*store, name) == bytes.substr(0, 12'345) + std::string(2'655, '\0'));
   }
+}
+
+TEST_F(SeaweedStoreTest, AListOfChunksThatWasCutShortIsReadToItsNewEnd) {
+  const std::string bytes = RandomBytes(400'000, 13);
+  cluster_.Put("/big", bytes, {.chunk_size = 100'000, .manifest = true});
+  filer_pb::Entry entry = cluster_.Find("/big");
+  entry.mutable_chunks(0)->set_size(123'456);
+  entry.mutable_attributes()->set_file_size(150'000);  // cut, then made longer again
+  cluster_.PutEntry("/big", entry);
+  const auto store = Open();
+  const Result<std::string> read = Read(*store, "big");
+  ASSERT_TRUE(read) << read.error();
+  EXPECT_TRUE(*read == bytes.substr(0, 123'456) + std::string(26'544, '\0'));
 }
 
 TEST_F(SeaweedStoreTest, OneEncryptedBlobUnderTwoSizesIsNeverReadPastItsEnd) {
