@@ -256,6 +256,24 @@ TEST_F(SeaweedFaults, AnotherFilerIsAskedWhenOneIsAway) {
   EXPECT_EQ(store->Stat("file", {}).error().code(), Code::kUnavailable);
 }
 
+TEST_F(SeaweedFaults, ACallThatTheFilerCalledOffIsAFailureOfTheFiler) {
+  testing::FakeSeaweed other;
+  cluster_.Put("/file", "1");
+  other.Put("/file", "22");
+  cluster_.AnswerLookups({grpc::StatusCode::CANCELLED, "context canceled"});
+  const Result<ObjectInfo> info = Open("", {}, cluster_.filer() + "," + other.filer())->Stat("file", {});
+  ASSERT_TRUE(info) << info.error();
+  EXPECT_EQ(info->size, 2U);
+  // With nobody else to ask, the caller may try again.
+  const Error alone = Open()->Stat("file", {}).error();
+  EXPECT_EQ(alone.code(), Code::kUnavailable) << alone;
+  EXPECT_THAT(alone.message(), HasSubstr("context canceled"));
+  // The caller's own stop is told as such.
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_EQ(Open()->Stat("file", {.stop = stop.get_token()}).error().code(), Code::kCancelled);
+}
+
 TEST_F(SeaweedFaults, AFilerThatIsBeingRestartedIsWaitedFor) {
   cluster_.Put("/file", "1");
   const auto store = Open();
