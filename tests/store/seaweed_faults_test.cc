@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "cached/store/call.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/store/seaweed_world.h"
 
 namespace mlcache::store {
@@ -202,6 +203,36 @@ TEST_F(SeaweedFaults, AVolumeThatMovedIsLookedUpAgain) {
     return Reply{ScriptedHttpServer::Http("404 Not Found", {}, "")};
   });
   EXPECT_EQ(Read(*store, "file"), "bytes");
+  EXPECT_EQ(cluster_.volume_lookups(), 2);
+}
+
+TEST_F(SeaweedFaults, AnOldPlaceOfAVolumeServesWhileNoFilerCanBeReached) {
+  testing::FakeClock clock;
+  clock_ = &clock;
+  options_.filer.connect_timeout = std::chrono::milliseconds(100);
+  cluster_.Put("/file", "bytes");
+  const auto store = Open();
+  const ObjectRef ref = Ref(*store, "file");
+  EXPECT_EQ(Read(*store, ref, 0, 5), "bytes");
+  EXPECT_EQ(cluster_.volume_lookups(), 1);
+  clock.Advance(std::chrono::hours(1));
+  cluster_.StopFiler();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Read(*store, ref, 0, 5), "bytes");
+  // A place that proved wrong is not believed again.
+  cluster_.SetFault([](int, const std::string&) { return Reply{ScriptedHttpServer::Http("404 Not Found", {}, "")}; });
+  EXPECT_EQ(Read(*store, ref, 0, 5).error().code(), Code::kUnavailable);
+  // And the filer is asked again once it may have come back.
+  cluster_.SetFault({});
+  cluster_.StartFiler();
+  clock.Advance(std::chrono::minutes(1));
+  const auto asks = [&] {
+    EXPECT_EQ(Read(*store, ref, 0, 5), "bytes");
+    return cluster_.volume_lookups() > 1;
+  };
+  for (int i = 0; i < 50 && !asks(); ++i) {
+    clock.Advance(std::chrono::minutes(1));
+    Pause(std::chrono::milliseconds(100), {}).value();  // gRPC's own, before it tries a server again that was away
+  }
   EXPECT_EQ(cluster_.volume_lookups(), 2);
 }
 
