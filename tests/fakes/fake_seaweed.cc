@@ -233,6 +233,10 @@ FakeSeaweed::~FakeSeaweed() { StopFiler(); }
 
 std::string FakeSeaweed::volume_server(int server) const { return addresses_[static_cast<size_t>(server)]; }
 
+uint16_t FakeSeaweed::grpc_port() const {
+  return static_cast<uint16_t>(std::stoi(grpc_address_.substr(grpc_address_.find(':') + 1)));
+}
+
 void FakeSeaweed::StartFiler() {
   if (filer_http_ == nullptr) {
     const auto port = static_cast<uint16_t>(std::stoi(filer_address_.substr(filer_address_.find(':') + 1)));

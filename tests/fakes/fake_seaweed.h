@@ -40,6 +40,7 @@ class FakeSeaweed {
 
   // "127.0.0.1:PORT", gRPC 10000 above it.
   const std::string& filer() const { return filer_address_; }
+  uint16_t grpc_port() const;
   std::string volume_server(int server) const;
 
   // Paths are absolute. Directories above are made; what was there is replaced and its chunks are gone at once.

@@ -306,13 +306,26 @@ TEST_F(SeaweedFaults, ACallThatTheFilerCalledOffIsAFailureOfTheFiler) {
 }
 
 TEST_F(SeaweedFaults, AFilerThatIsBeingRestartedIsWaitedFor) {
+  options_.filer.connect_timeout = std::chrono::seconds(10);
   cluster_.Put("/file", "1");
   const auto store = Open();
   EXPECT_TRUE(store->Stat("file", {}));
   cluster_.StopFiler();
   Result<ObjectInfo> info = Fail(Code::kUnknown, "not asked");
-  std::jthread asker([&] { info = store->Stat("file", {}); });
-  Pause(std::chrono::milliseconds(100), {}).value();  // that it has failed to connect at least once
+  std::jthread asker;
+  {
+    // Somebody on the filer's port who hangs up, and tells that it was tried.
+    std::atomic<bool> tried{false};
+    const ScriptedHttpServer nobody(
+        [&](const std::string& /*preface*/) -> Reply {
+          tried = true;
+          tried.notify_all();
+          return {"", Then::kClose};
+        },
+        cluster_.grpc_port());
+    asker = std::jthread([&] { info = store->Stat("file", {}); });
+    tried.wait(false);
+  }
   cluster_.StartFiler();
   asker.join();
   EXPECT_TRUE(info) << info.error();
