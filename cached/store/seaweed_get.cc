@@ -120,6 +120,7 @@ Status GetOnce(HttpClient& http, const ChunkGet& get, const Wanted& wanted, bool
     MLCACHE_RETURN_IF_ERROR(CheckRangeHead(head, get, wanted));
     if (wanted.ranged || length > kMaxChecked || get.chunk.compressed) return {};
     checksum = ChecksumOf(head);
+    if (checksum) buffer.reserve(length);
     if (checksum) return {};
     return Fail(Code::kDataLoss, get.shown + ": the reply has no checksum (an ETag of 8 hexadecimal digits)");
   };
