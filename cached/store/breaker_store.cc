@@ -43,6 +43,9 @@ CircuitBreaker::CircuitBreaker(const BreakerOptions& options, const std::string&
       open_gauge_(metrics.store_circuit_open.Add({{"store", label}})),
       random_(seed) {}
 
+// The metric outlives it: a store that nobody uses refuses nothing.
+CircuitBreaker::~CircuitBreaker() { open_gauge_.Set(0); }
+
 Result<CircuitBreaker::Pass> CircuitBreaker::Admit() {
   const std::lock_guard lock(mutex_);
   if (!open_) return Pass::kOrdinary;

@@ -32,6 +32,9 @@ class CircuitBreaker {
 
   CircuitBreaker(const BreakerOptions& options, const std::string& label, Metrics& metrics, const Clock& clock,
                  uint64_t seed);
+  CircuitBreaker(const CircuitBreaker&) = delete;
+  CircuitBreaker& operator=(const CircuitBreaker&) = delete;
+  ~CircuitBreaker();
 
   // Every pass must be handed back to Report.
   Result<Pass> Admit();

@@ -51,7 +51,8 @@ Error ErrorOf(const grpc::Status& status, const std::string& what) {
   const std::string message = what + ": " + status.error_message();
   if (status.error_message().find(kNoEntry) != std::string::npos) return {Code::kNotFound, what + ": no such entry"};
   switch (status.error_code()) {
-    case grpc::StatusCode::UNKNOWN:  // a Go error of no kind, such as a master or a database that is out of reach
+    case grpc::StatusCode::UNKNOWN:    // a Go error of no kind, such as a master or a database that is out of reach
+    case grpc::StatusCode::CANCELLED:  // by the filer; CheckCall tells the caller's own stop
     case grpc::StatusCode::INTERNAL:
     case grpc::StatusCode::ABORTED:
       return {Code::kUnavailable, message};
@@ -245,12 +246,14 @@ Status SeaweedFiler::Subscribe(const filer_pb::SubscribeMetadataRequest& request
   Endpoint& endpoint = *endpoints_[index];
   Ticket ticket(context, Nanos::max(), clock_);
   const auto reader = endpoint.stub->SubscribeMetadata(ticket.client(), request);
+  bool wanted = true;
   for (filer_pb::SubscribeMetadataResponse reply; reader->Read(&reply);) {
-    if (!take(reply)) ticket.client()->TryCancel();
+    wanted = wanted && take(reply);
+    if (!wanted) ticket.client()->TryCancel();
   }
   const grpc::Status status = reader->Finish();
   MLCACHE_RETURN_IF_ERROR(CheckCall(context, clock_, "change feed"));
-  if (status.ok()) return {};
+  if (status.ok() || !wanted) return {};
   Error error = ErrorOf(status, "change feed of filer " + endpoint.grpc);
   if (error.code() == Code::kUnavailable) {
     size_t expected = index;

@@ -57,19 +57,34 @@ Status CheckEncoding(const HttpHead& head, const std::string& shown) {
   return Fail(Code::kDataLoss, shown + ": the reply is encoded as " + encoding + ", which was not asked for");
 }
 
-Status CheckRangeHead(const HttpHead& head, const ChunkGet& get, uint64_t offset, uint64_t length) {
+// Which bytes of a chunk are wanted, and whether they are asked for by a Range.
+struct Wanted {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  bool ranged = false;
+};
+
+// A file that was shortened keeps its last chunk's blob whole and says no more of it than its own length: the blob may
+// be longer than the chunk.
+bool IsLonger(const HttpHead& head, const ChunkGet& get) {
+  return head.status == 200 && ParseNumber(head.Header("content-length")).value_or(0) > get.chunk.size;
+}
+
+Status CheckRangeHead(const HttpHead& head, const ChunkGet& get, const Wanted& wanted) {
   MLCACHE_RETURN_IF_ERROR(CheckEncoding(head, get.shown));
   const std::string& told = head.Header("content-length");
-  if (!told.empty() && ParseNumber(told) != length) {
-    return Fail(Code::kDataLoss, get.shown + ": asked for " + std::to_string(length) + " bytes, the reply has " + told);
+  if (!told.empty() && ParseNumber(told) != wanted.length) {
+    return Fail(Code::kDataLoss,
+                get.shown + ": asked for " + std::to_string(wanted.length) + " bytes, the reply has " + told);
   }
-  if (head.status == 200 && offset == 0 && length == get.chunk.size) return {};
+  if (head.status == 200 && !wanted.ranged) return {};
+  const uint64_t last = wanted.offset + wanted.length - 1;
   const std::optional<ContentRange> range = ParseContentRange(head.Header("content-range"));
-  const bool right = head.status == 206 && range && range->first == offset && range->last == offset + length - 1 &&
-                     range->total == get.chunk.size;
+  const bool right = head.status == 206 && wanted.ranged && range && range->first == wanted.offset &&
+                     range->last == last && range->total >= get.chunk.size;
   if (right) return {};
-  return Fail(Code::kDataLoss, get.shown + ": asked for bytes " + std::to_string(offset) + "-" +
-                                   std::to_string(offset + length - 1) + "/" + std::to_string(get.chunk.size) +
+  return Fail(Code::kDataLoss, get.shown + ": asked for bytes " + std::to_string(wanted.offset) + "-" +
+                                   std::to_string(last) + "/" + std::to_string(get.chunk.size) +
                                    ", the reply is HTTP " + std::to_string(head.status) + " with '" +
                                    head.Header("content-range") + "'");
 }
@@ -88,22 +103,24 @@ bool StoredCompressed(HttpClient& http, const ChunkGet& get, const CallContext& 
   return compressed;
 }
 
-}  // namespace
-
-Status GetChunkRange(HttpClient& http, const ChunkGet& get, uint64_t offset, uint64_t length, std::string& buffer,
-                     const ByteSink& sink, const CallContext& context) {
-  const bool whole = offset == 0 && length == get.chunk.size;
+// Sets `longer`, and fails, where the blob turns out to be longer than the chunk that was asked for whole.
+Status GetOnce(HttpClient& http, const ChunkGet& get, const Wanted& wanted, bool& longer, std::string& buffer,
+               const ByteSink& sink, const CallContext& context) {
+  const uint64_t length = wanted.length;
   HttpRequest request = RequestOf(get);
-  if (!whole) {
-    request.headers.push_back("Range: bytes=" + std::to_string(offset) + "-" + std::to_string(offset + length - 1));
+  if (wanted.ranged) {
+    request.headers.push_back("Range: bytes=" + std::to_string(wanted.offset) + "-" +
+                              std::to_string(wanted.offset + length - 1));
   }
   std::optional<uint32_t> checksum;
   uint32_t computed = 0;
   uint64_t got = 0;
   request.accept = [&](const HttpHead& head) -> Status {
-    MLCACHE_RETURN_IF_ERROR(CheckRangeHead(head, get, offset, length));
-    if (!whole || length > kMaxChecked || get.chunk.compressed) return {};
+    longer = !wanted.ranged && IsLonger(head, get);
+    MLCACHE_RETURN_IF_ERROR(CheckRangeHead(head, get, wanted));
+    if (wanted.ranged || length > kMaxChecked || get.chunk.compressed) return {};
     checksum = ChecksumOf(head);
+    if (checksum) buffer.reserve(length);
     if (checksum) return {};
     return Fail(Code::kDataLoss, get.shown + ": the reply has no checksum (an ETag of 8 hexadecimal digits)");
   };
@@ -136,6 +153,18 @@ Status GetChunkRange(HttpClient& http, const ChunkGet& get, uint64_t offset, uin
     left = left.subspan(piece.size());
   }
   return {};
+}
+
+}  // namespace
+
+Status GetChunkRange(HttpClient& http, const ChunkGet& get, uint64_t offset, uint64_t length, std::string& buffer,
+                     const ByteSink& sink, const CallContext& context) {
+  const bool whole = offset == 0 && length == get.chunk.size;
+  bool longer = false;
+  const Status status = GetOnce(http, get, {offset, length, !whole}, longer, buffer, sink, context);
+  if (!longer) return status;
+  // The blob's checksum is not that of its beginning.
+  return GetOnce(http, get, {offset, length, true}, longer, buffer, sink, context);
 }
 
 Result<std::string> GetBlob(HttpClient& http, const ChunkGet& get, uint64_t max_bytes, const CallContext& context) {

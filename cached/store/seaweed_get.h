@@ -19,7 +19,8 @@ struct ChunkGet {
 };
 
 // Passes on [offset, offset + length) of the chunk's plain bytes. A whole chunk of at most 8 MiB that is kept plain is
-// gathered in `buffer` first, and passed on when it matches the checksum (CRC-32C) that the server gives as its ETag.
+// gathered in `buffer` first, and passed on when it matches the checksum (CRC-32C) that the server gives as its ETag;
+// one whose blob is longer (its file was shortened since) is asked for once more as a piece, which no checksum covers.
 // Errors: what `sink` returned; kNotFound, kUnauthenticated or kUnavailable for what the server said; kDataLoss for a
 // reply that is not what was asked for; those of HttpClient::Do.
 Status GetChunkRange(HttpClient& http, const ChunkGet& get, uint64_t offset, uint64_t length, std::string& buffer,

@@ -14,7 +14,7 @@ namespace {
 // Larger layouts are not kept with every listing that shows the file, but looked up when it is read.
 constexpr size_t kMaxListedChunks = 16;
 constexpr size_t kMaxListedContent = 4 * kKiB;
-constexpr size_t kMaxMappedChunks = 500'000;  // of all files in memory; about 80 bytes each
+constexpr size_t kMaxMapCost = 500'000;  // of all files in memory; about 80 bytes each
 constexpr size_t kMaxChunksPerFile = 20'000'000;
 constexpr int kMaxManifestDepth = 8;
 constexpr size_t kZeros = 64 * kKiB;
@@ -89,7 +89,8 @@ SeaweedStore::SeaweedStore(const StoreUrl& url, std::unique_ptr<SeaweedFiler> fi
       options_(options),
       clock_(clock),
       filer_(std::move(filer)),
-      volumes_(*filer_, access, security, options.http, clock) {}
+      volumes_(*filer_, access, security, options.http, clock),
+      maps_(kMaxMapCost) {}
 
 std::string SeaweedStore::Absolute(const std::string& path) const {
   if (path.empty()) return root_.empty() ? "/" : root_;
@@ -154,9 +155,12 @@ Status SeaweedStore::ResolveManifests(std::vector<SeaweedChunk>& chunks, const C
       }
       for (const filer_pb::FileChunk& listed : manifest.chunks()) {
         MLCACHE_ASSIGN_OR_RETURN(SeaweedChunk parsed, ParseSeaweedChunk(listed));
-        if (parsed.offset < chunk.offset || parsed.end() > chunk.end()) {
+        if (parsed.offset < chunk.offset) {
           return Fail(Code::kDataLoss, "chunk " + chunk.FileId() + " lists chunks outside its own range");
         }
+        // Of a file that was shortened, the list still has what was cut off.
+        if (parsed.offset >= chunk.end()) continue;
+        parsed.size = std::min(parsed.size, chunk.end() - parsed.offset);
         resolved.push_back(std::move(parsed));
       }
       if (resolved.size() > kMaxChunksPerFile) return Fail(Code::kResourceExhausted, "it has too many chunks");
@@ -168,7 +172,7 @@ Status SeaweedStore::ResolveManifests(std::vector<SeaweedChunk>& chunks, const C
 
 Result<SeaweedStore::MapPtr> SeaweedStore::MakeMap(const ObjectRef& ref, std::shared_ptr<const SeaweedLayout> layout,
                                                    const CallContext& context) {
-  auto map = std::make_shared<Map>();
+  auto map = std::make_shared<SeaweedMap>();
   map->layout = std::move(layout);
   map->chunks = map->layout->chunks;
   if (map->layout->remote_only) {
@@ -195,14 +199,7 @@ Result<SeaweedStore::MapPtr> SeaweedStore::MapOf(const ObjectRef& ref, const Cal
       layout != nullptr && !layout->remote_only && std::ranges::none_of(layout->chunks, &SeaweedChunk::manifest);
   if (simple) return MakeMap(ref, std::move(layout), context);
   const std::string key = ref.version + ref.path;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = std::ranges::find(maps_, key, &std::pair<std::string, MapPtr>::first);
-    if (found != maps_.end()) {
-      maps_.splice(maps_.begin(), maps_, found);
-      return found->second;
-    }
-  }
+  if (MapPtr found = maps_.Find(key)) return found;
   if (layout == nullptr) {
     Result<SeaweedEntry> entry = Lookup(ref.path, context);
     const bool gone = !entry && entry.error().code() == Code::kNotFound;
@@ -213,17 +210,10 @@ Result<SeaweedStore::MapPtr> SeaweedStore::MapOf(const ObjectRef& ref, const Cal
     layout = std::move(entry->layout);
   }
   MLCACHE_ASSIGN_OR_RETURN(MapPtr map, MakeMap(ref, std::move(layout), context));
-  const std::lock_guard lock(mutex_);
-  maps_.emplace_front(key, map);
-  mapped_chunks_ += map->chunks.size() + 1;
-  while (mapped_chunks_ > kMaxMappedChunks && maps_.size() > 1) {
-    mapped_chunks_ -= maps_.back().second->chunks.size() + 1;
-    maps_.pop_back();
-  }
-  return map;
+  return maps_.Insert(key, std::move(map));
 }
 
-Status SeaweedStore::ReadMapped(const Map& map, uint64_t offset, uint64_t length, const ByteSink& sink,
+Status SeaweedStore::ReadMapped(const SeaweedMap& map, uint64_t offset, uint64_t length, const ByteSink& sink,
                                 const CallContext& context) {
   const uint64_t end = offset + length;
   uint64_t at = offset;

@@ -8,11 +8,8 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "cached/store/http_client.h"
@@ -20,6 +17,7 @@
 #include "cached/store/seaweed_entry.h"
 #include "cached/store/seaweed_feed.h"
 #include "cached/store/seaweed_filer.h"
+#include "cached/store/seaweed_map_cache.h"
 #include "cached/store/seaweed_security.h"
 #include "cached/store/seaweed_volumes.h"
 #include "cached/store/store_url.h"
@@ -50,13 +48,7 @@ class SeaweedStore : public ObjectStore {  // thread-safe
   bool PinsVersion() const override { return true; }  // chunks never change
 
  private:
-  // Where a version's bytes are, manifests resolved.
-  struct Map {
-    std::shared_ptr<const SeaweedLayout> layout;
-    std::vector<SeaweedChunk> chunks;
-    std::vector<ChunkView> views;
-  };
-  using MapPtr = std::shared_ptr<const Map>;
+  using MapPtr = SeaweedMapCache::MapPtr;
 
   SeaweedStore(const StoreUrl& url, std::unique_ptr<SeaweedFiler> filer, SeaweedAccess access,
                const SeaweedSecurity& security, const SeaweedOptions& options, const Clock& clock);
@@ -67,7 +59,8 @@ class SeaweedStore : public ObjectStore {  // thread-safe
   Result<MapPtr> MapOf(const ObjectRef& ref, const CallContext& context);
   Result<MapPtr> MakeMap(const ObjectRef& ref, std::shared_ptr<const SeaweedLayout> layout, const CallContext& context);
   Status ResolveManifests(std::vector<SeaweedChunk>& chunks, const CallContext& context);
-  Status ReadMapped(const Map& map, uint64_t offset, uint64_t length, const ByteSink& sink, const CallContext& context);
+  Status ReadMapped(const SeaweedMap& map, uint64_t offset, uint64_t length, const ByteSink& sink,
+                    const CallContext& context);
   Error Explain(const ObjectRef& ref, Error error, const CallContext& context);
 
   const StoreUrl url_;
@@ -76,10 +69,7 @@ class SeaweedStore : public ObjectStore {  // thread-safe
   const Clock& clock_;
   const std::unique_ptr<SeaweedFiler> filer_;
   SeaweedVolumes volumes_;
-
-  std::mutex mutex_;                                // a leaf
-  std::list<std::pair<std::string, MapPtr>> maps_;  // of files used last, by path and version; guarded by mutex_
-  size_t mapped_chunks_ = 0;                        // guarded by mutex_
+  SeaweedMapCache maps_;  // by version and path
 };
 
 }  // namespace mlcache::store

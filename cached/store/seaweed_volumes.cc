@@ -14,8 +14,9 @@ namespace mlcache::store {
 namespace {
 
 constexpr Nanos kLocationLife = std::chrono::minutes(10);
-constexpr Nanos kAvoidFor = std::chrono::seconds(30);   // a server that could not be reached
-constexpr Nanos kRefusedFor = std::chrono::minutes(5);  // one that wants a token
+constexpr Nanos kAskAgainAfter = std::chrono::seconds(10);  // where a volume is, after no filer could tell
+constexpr Nanos kAvoidFor = std::chrono::seconds(30);       // a server that could not be reached
+constexpr Nanos kRefusedFor = std::chrono::minutes(5);      // one that wants a token
 constexpr uint64_t kMaxBlob = 256 * kMiB;
 constexpr size_t kMaxBuffers = 16;
 constexpr uint64_t kMaxDecoded = 64 * kMiB;
@@ -44,6 +45,12 @@ Status SeaweedVolumes::Read(const SeaweedChunk& chunk, uint64_t offset, uint64_t
                             const CallContext& context) {
   if (chunk.cipher_key != nullptr) {
     MLCACHE_ASSIGN_OR_RETURN(const PlainChunk plain, Decoded(chunk, context));
+    // Here, as chunks of several entries may name one blob with sizes of their own. A blob that is longer is that of a
+    // file that was shortened since.
+    if (plain->size() < chunk.size) {
+      return Fail(Code::kDataLoss, "chunk " + chunk.FileId() + " has " + std::to_string(plain->size()) +
+                                       " bytes instead of " + std::to_string(chunk.size));
+    }
     return sink(std::as_bytes(std::span(*plain)).subspan(offset, length));
   }
   uint64_t done = 0;
@@ -99,10 +106,6 @@ Result<SeaweedVolumes::PlainChunk> SeaweedVolumes::Decoded(const SeaweedChunk& c
     }
   }
   MLCACHE_ASSIGN_OR_RETURN(std::string plain, ReadBlob(chunk, context));
-  if (plain.size() != chunk.size) {
-    return Fail(Code::kDataLoss, "chunk " + id + " has " + std::to_string(plain.size()) + " bytes instead of " +
-                                     std::to_string(chunk.size));
-  }
   auto shared = std::make_shared<const std::string>(std::move(plain));
   const std::lock_guard lock(mutex_);
   decoded_.emplace_front(id, shared);
@@ -187,12 +190,14 @@ Result<std::vector<SeaweedVolumes::Source>> SeaweedVolumes::SourcesOf(const Seaw
 
 Result<std::shared_ptr<const SeaweedVolumes::Locations>> SeaweedVolumes::Locate(uint32_t volume_id, Nanos not_before,
                                                                                 const CallContext& context) {
-  const Nanos oldest = std::max(not_before, clock_.Now() - kLocationLife);
   {
     std::unique_lock lock(mutex_);
     for (;;) {
       const auto found = locations_.find(volume_id);
-      if (found != locations_.end() && found->second->fetched_at >= oldest) return found->second;
+      if (found != locations_.end() && found->second->fetched_at >= not_before &&
+          found->second->good_until > clock_.Now()) {
+        return found->second;
+      }
       if (locating_.insert(volume_id).second) break;
       located_.wait_for(lock, context.stop, std::chrono::milliseconds(100),
                         [&] { return !locating_.contains(volume_id); });
@@ -204,8 +209,18 @@ Result<std::shared_ptr<const SeaweedVolumes::Locations>> SeaweedVolumes::Locate(
   const std::lock_guard lock(mutex_);
   locating_.erase(volume_id);
   located_.notify_all();
-  if (!servers) return std::unexpected(servers.error());
-  auto locations = std::make_shared<const Locations>(Locations{.servers = *std::move(servers), .fetched_at = begin});
+  if (!servers) {
+    const auto known = locations_.find(volume_id);
+    const bool usable = servers.error().code() == Code::kUnavailable && known != locations_.end() &&
+                        known->second->fetched_at >= not_before;
+    if (!usable) return std::unexpected(servers.error());
+    // No filer can be reached. Volumes seldom move: an old place is better than none.
+    auto old = std::make_shared<Locations>(*known->second);
+    old->good_until = clock_.Now() + kAskAgainAfter;
+    return known->second = std::move(old);
+  }
+  auto locations = std::make_shared<const Locations>(
+      Locations{.servers = *std::move(servers), .fetched_at = begin, .good_until = begin + kLocationLife});
   // An empty answer may only mean that a server has not told its master yet.
   if (locations_.size() >= kMaxRemembered) locations_.clear();
   if (locations->servers.empty()) {

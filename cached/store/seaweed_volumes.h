@@ -1,10 +1,10 @@
 // The bytes of SeaweedFS chunks, straight from the volume servers by HTTP, or through a filer.
 //
-// Locations of volumes are looked up once and kept. Replicas are tried in turn, those that failed lately last; where no
-// volume server can be reached, or they refuse (a token that this daemon has no key for), the chunk is read through the
-// filers. A chunk never changes, so a read that broke off goes on elsewhere where it stopped. A whole chunk that is
-// neither compressed nor encrypted is handed on only when its CRC-32C matches what the volume server stored with it.
-// Thread-safe.
+// Locations of volumes are looked up once and kept; old ones are used for as long as no filer can be reached. Replicas
+// are tried in turn, those that failed lately last; where no volume server can be reached, or they refuse (a token that
+// this daemon has no key for), the chunk is read through the filers. A chunk never changes, so a read that broke off
+// goes on elsewhere where it stopped. A whole chunk that is neither compressed nor encrypted is handed on only when its
+// CRC-32C matches what the volume server stored with it. Thread-safe.
 #pragma once
 
 #include <condition_variable>
@@ -53,6 +53,7 @@ class SeaweedVolumes {
   struct Locations {
     std::vector<filer_pb::Location> servers;
     Nanos fetched_at{};
+    Nanos good_until{};  // then it is asked for again
   };
   using PlainChunk = std::shared_ptr<const std::string>;
   // Reads from one server; `last` is set where asking another one cannot help.

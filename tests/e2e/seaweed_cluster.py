@@ -3,6 +3,7 @@
 Needs the `weed` program (WEED_BIN, or on PATH); `weed_program()` is None where there is none. Everything lies below the
 directory given and ends with the process that started it."""
 import http.client
+import json
 import os
 import pathlib
 import shutil
@@ -147,6 +148,11 @@ class Cluster:
         if status != 200:
             raise OSError(f"GET {path}: HTTP {status}")
         return body
+
+    def volumes_of(self, path):
+        """The numbers of the volumes that have a file's chunks."""
+        entry = json.loads(self.get(path, query="?metadata=true"))
+        return {chunk["fid"]["volume_id"] for chunk in entry["chunks"]}
 
     def delete(self, path):
         status, body = self.request("DELETE", path, query="?recursive=true")

@@ -105,6 +105,7 @@ class FakeSeaweed::Service final : public filer_pb::SeaweedFiler::Service {
                                     filer_pb::LookupDirectoryEntryResponse* reply) override {
     ++fake_.lookups_;
     const std::lock_guard lock(fake_.mutex_);
+    if (!fake_.lookup_status_.ok()) return fake_.lookup_status_;
     reply->set_log_ts_ns(fake_.NextTime());
     if (request->directory() == "/" && request->name().empty()) {
       reply->mutable_entry()->set_is_directory(true);
@@ -231,6 +232,10 @@ FakeSeaweed::FakeSeaweed(int volume_servers) : service_(std::make_unique<Service
 FakeSeaweed::~FakeSeaweed() { StopFiler(); }
 
 std::string FakeSeaweed::volume_server(int server) const { return addresses_[static_cast<size_t>(server)]; }
+
+uint16_t FakeSeaweed::grpc_port() const {
+  return static_cast<uint16_t>(std::stoi(grpc_address_.substr(grpc_address_.find(':') + 1)));
+}
 
 void FakeSeaweed::StartFiler() {
   if (filer_http_ == nullptr) {
@@ -396,6 +401,11 @@ void FakeSeaweed::Announce(const std::string& path, const filer_pb::Entry* befor
 void FakeSeaweed::SetFault(Fault fault) {
   const std::lock_guard lock(mutex_);
   fault_ = std::move(fault);
+}
+
+void FakeSeaweed::AnswerLookups(grpc::Status status) {
+  const std::lock_guard lock(mutex_);
+  lookup_status_ = std::move(status);
 }
 
 void FakeSeaweed::RequireTokens(const std::string& volume_key, const std::string& filer_key) {

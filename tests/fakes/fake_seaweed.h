@@ -40,6 +40,7 @@ class FakeSeaweed {
 
   // "127.0.0.1:PORT", gRPC 10000 above it.
   const std::string& filer() const { return filer_address_; }
+  uint16_t grpc_port() const;
   std::string volume_server(int server) const;
 
   // Paths are absolute. Directories above are made; what was there is replaced and its chunks are gone at once.
@@ -64,6 +65,8 @@ class FakeSeaweed {
   void StopVolumeServer(int server);
   // Lists only `servers` as places of its volumes from now on.
   void Locate(std::vector<int> servers);
+  // What the filer answers to every look-up of an entry from now on; OK: what there is.
+  void AnswerLookups(grpc::Status status);
   void RefuseFeeds(bool refuse) { refuse_feeds_ = refuse; }
   // Ends the feeds that are being read now.
   void BreakFeeds();
@@ -110,6 +113,7 @@ class FakeSeaweed {
   std::vector<int64_t> positions_;
   std::vector<int> located_;
   Fault fault_;
+  grpc::Status lookup_status_;
   std::string volume_key_;
   std::string filer_key_;
   uint64_t next_key_ = 0x1f;

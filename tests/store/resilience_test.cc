@@ -164,6 +164,18 @@ TEST_F(BreakerTest, WhoAnswersIsAlive) {
   EXPECT_EQ(Open(), 0);
 }
 
+TEST_F(BreakerTest, TheGaugeOfABreakerThatIsGoneIsZero) {
+  StoreResources resources({}, metrics_, clock_);
+  auto store = resources.For("s3://b", {});
+  for (int i = 0; i < 5; ++i) {
+    clock_.Advance(milliseconds(300));
+    store->breaker.Report(*store->breaker.Admit(), CircuitBreaker::Outcome::kFailed, "dead");
+  }
+  EXPECT_EQ(Open(), 1);
+  store.reset();
+  EXPECT_EQ(Open(), 0);
+}
+
 class WindowTest : public BreakerTest {
  protected:
   std::shared_ptr<CongestionWindow> window_ =

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "cached/store/call.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/store/seaweed_world.h"
 
 namespace mlcache::store {
@@ -99,7 +100,8 @@ TEST_F(SeaweedFaults, LiesAboutAPieceOfAChunk) {
   const auto store = Open();
   const ObjectRef ref = Ref(*store, "file");
   const std::string body(100, 'b');
-  for (const std::string range : {"bytes 99-198/1000", "bytes 100-199/999", "bytes 100-200/1000", "bytes */1000", ""}) {
+  for (const std::string range :
+       {"bytes 99-198/1000", "bytes 100-199/999", "bytes 100-200/1000", "bytes */1000", "bytes 100-199/*", ""}) {
     EverybodyAnswers({ScriptedHttpServer::Http("206 Partial Content", {"Content-Range: " + range}, body)});
     EXPECT_EQ(Read(*store, ref, 100, 100).error().code(), Code::kDataLoss) << range;
   }
@@ -109,6 +111,20 @@ TEST_F(SeaweedFaults, LiesAboutAPieceOfAChunk) {
   EXPECT_THAT(read.error().message(), HasSubstr("asked for 100 bytes"));
   EverybodyAnswers({ScriptedHttpServer::Http("416 Requested Range Not Satisfiable", {}, "")});
   EXPECT_THAT(Read(*store, ref, 100, 100).error().message(), HasSubstr("shorter than its file's metadata says"));
+}
+
+TEST_F(SeaweedFaults, ALongerBlobThatDoesNotComeAsAPieceEither) {
+  // The first reply says that the chunk was cut short, and what is then asked for by a Range comes as a whole again.
+  cluster_.Put("/file", std::string(1'000, 'a'));
+  const auto store = Open();
+  const ObjectRef ref = Ref(*store, "file");
+  cluster_.SetFault([](int, const std::string& head) -> std::optional<Reply> {
+    const std::string bytes(head.find("Range: ") == std::string::npos ? 1'004 : 1'000, 'b');
+    return Reply{ScriptedHttpServer::Http("200 OK", {"Etag: \"00000001\""}, bytes)};
+  });
+  const Result<std::string> read = Read(*store, ref, 0, 1'000);
+  ASSERT_FALSE(read) << "bytes that nothing vouches for";
+  EXPECT_EQ(read.error().code(), Code::kDataLoss);
 }
 
 TEST_F(SeaweedFaults, AStallEndsAndAnotherServerIsAsked) {
@@ -190,6 +206,36 @@ TEST_F(SeaweedFaults, AVolumeThatMovedIsLookedUpAgain) {
   EXPECT_EQ(cluster_.volume_lookups(), 2);
 }
 
+TEST_F(SeaweedFaults, AnOldPlaceOfAVolumeServesWhileNoFilerCanBeReached) {
+  testing::FakeClock clock;
+  clock_ = &clock;
+  options_.filer.connect_timeout = std::chrono::milliseconds(100);
+  cluster_.Put("/file", "bytes");
+  const auto store = Open();
+  const ObjectRef ref = Ref(*store, "file");
+  EXPECT_EQ(Read(*store, ref, 0, 5), "bytes");
+  EXPECT_EQ(cluster_.volume_lookups(), 1);
+  clock.Advance(std::chrono::hours(1));
+  cluster_.StopFiler();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Read(*store, ref, 0, 5), "bytes");
+  // A place that proved wrong is not believed again.
+  cluster_.SetFault([](int, const std::string&) { return Reply{ScriptedHttpServer::Http("404 Not Found", {}, "")}; });
+  EXPECT_EQ(Read(*store, ref, 0, 5).error().code(), Code::kUnavailable);
+  // And the filer is asked again once it may have come back.
+  cluster_.SetFault({});
+  cluster_.StartFiler();
+  clock.Advance(std::chrono::minutes(1));
+  const auto asks = [&] {
+    EXPECT_EQ(Read(*store, ref, 0, 5), "bytes");
+    return cluster_.volume_lookups() > 1;
+  };
+  for (int i = 0; i < 50 && !asks(); ++i) {
+    clock.Advance(std::chrono::minutes(1));
+    Pause(std::chrono::milliseconds(100), {}).value();  // gRPC's own, before it tries a server again that was away
+  }
+  EXPECT_EQ(cluster_.volume_lookups(), 2);
+}
+
 TEST_F(SeaweedFaults, AccessByFilerAsksNoVolumeServer) {
   const std::string bytes = RandomBytes(20'000, 10);
   cluster_.Put("/file", bytes, {.chunk_size = 3'000, .manifest = true});
@@ -241,14 +287,45 @@ TEST_F(SeaweedFaults, AnotherFilerIsAskedWhenOneIsAway) {
   EXPECT_EQ(store->Stat("file", {}).error().code(), Code::kUnavailable);
 }
 
+TEST_F(SeaweedFaults, ACallThatTheFilerCalledOffIsAFailureOfTheFiler) {
+  testing::FakeSeaweed other;
+  cluster_.Put("/file", "1");
+  other.Put("/file", "22");
+  cluster_.AnswerLookups({grpc::StatusCode::CANCELLED, "context canceled"});
+  const Result<ObjectInfo> info = Open("", {}, cluster_.filer() + "," + other.filer())->Stat("file", {});
+  ASSERT_TRUE(info) << info.error();
+  EXPECT_EQ(info->size, 2U);
+  // With nobody else to ask, the caller may try again.
+  const Error alone = Open()->Stat("file", {}).error();
+  EXPECT_EQ(alone.code(), Code::kUnavailable) << alone;
+  EXPECT_THAT(alone.message(), HasSubstr("context canceled"));
+  // The caller's own stop is told as such.
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_EQ(Open()->Stat("file", {.stop = stop.get_token()}).error().code(), Code::kCancelled);
+}
+
 TEST_F(SeaweedFaults, AFilerThatIsBeingRestartedIsWaitedFor) {
+  options_.filer.connect_timeout = std::chrono::seconds(10);
   cluster_.Put("/file", "1");
   const auto store = Open();
   EXPECT_TRUE(store->Stat("file", {}));
   cluster_.StopFiler();
   Result<ObjectInfo> info = Fail(Code::kUnknown, "not asked");
-  std::jthread asker([&] { info = store->Stat("file", {}); });
-  Pause(std::chrono::milliseconds(100), {}).value();  // that it has failed to connect at least once
+  std::jthread asker;
+  {
+    // Somebody on the filer's port who hangs up, and tells that it was tried.
+    std::atomic<bool> tried{false};
+    const ScriptedHttpServer nobody(
+        [&](const std::string& /*preface*/) -> Reply {
+          tried = true;
+          tried.notify_all();
+          return {"", Then::kClose};
+        },
+        cluster_.grpc_port());
+    asker = std::jthread([&] { info = store->Stat("file", {}); });
+    tried.wait(false);
+  }
   cluster_.StartFiler();
   asker.join();
   EXPECT_TRUE(info) << info.error();

@@ -169,9 +169,10 @@ TEST_F(SeaweedStoreTest, AListOfChunksIsReadOnceAVersion) {
   filer_pb::Entry entry = cluster_.Find("/big");
   filer_pb::FileChunkManifest manifest;
   *manifest.add_chunks() = cluster_.Store("x");
-  manifest.mutable_chunks(0)->set_offset(400'000);
+  manifest.mutable_chunks(0)->set_offset(99);
   *entry.mutable_chunks(0) = cluster_.Store(manifest.SerializeAsString());
   entry.mutable_chunks(0)->set_is_chunk_manifest(true);
+  entry.mutable_chunks(0)->set_offset(100);
   entry.mutable_chunks(0)->set_size(400'000);
   cluster_.PutEntry("/lying", entry);
   EXPECT_THAT(Read(*store, "lying").error().message(), HasSubstr("outside its own range"));
@@ -185,6 +186,71 @@ TEST_F(SeaweedStoreTest, AnEncryptedChunkIsFetchedOnceForItsPieces) {
   for (uint64_t at = 0; at < bytes.size(); at += 50'000)
     EXPECT_EQ(Read(*store, ref, at, 50'000), bytes.substr(at, 50'000));
   EXPECT_EQ(cluster_.gets(), 1U);
+}
+
+TEST_F(SeaweedStoreTest, AChunkThatWasCutShortIsReadToItsNewEnd) {
+  const std::map<std::string, FileOptions> kinds = {
+      {"plain", {.chunk_size = 10'000}},
+      {"compressed", {.chunk_size = 10'000, .compressed = true}},
+      {"encrypted", {.chunk_size = 10'000, .encrypted = true}},
+      {"encrypted and compressed", {.chunk_size = 10'000, .compressed = true, .encrypted = true}},
+  };
+  const std::string bytes = RandomBytes(20'000, 11);
+  const auto store = Open();
+  for (const auto& [name, options] : kinds) {
+    SCOPED_TRACE(name);
+    cluster_.Put("/" + name, bytes, options);
+    EXPECT_TRUE(Read(*store, name) == bytes);
+    // As `weed mount` shortens a file: in its metadata alone.
+    filer_pb::Entry entry = cluster_.Find("/" + name);
+    entry.mutable_chunks(1)->set_size(2'345);
+    entry.mutable_attributes()->set_file_size(12'345);
+    cluster_.PutEntry("/" + name, entry);
+    const ObjectRef ref = Ref(*store, name);
+    ASSERT_EQ(ref.size, 12'345U);
+    const size_t before = cluster_.gets();
+    const Result<std::string> whole = Read(*store, ref, 0, ref.size);
+    ASSERT_TRUE(whole) << whole.error();
+    EXPECT_TRUE(*whole == bytes.substr(0, 12'345));
+    EXPECT_LE(cluster_.gets() - before, 3U) << "one more request for the chunk that was cut";
+    EXPECT_TRUE(Read(*store, ref, 12'000, 345) == bytes.substr(12'000, 345));
+    EXPECT_TRUE(Read(*store, ref, 9'999, 2) == bytes.substr(9'999, 2));
+    // And made longer again: what was cut off is not seen again.
+    entry.mutable_attributes()->set_file_size(15'000);
+    cluster_.PutEntry("/" + name, entry);
+    EXPECT_TRUE(Read(*store, name) == bytes.substr(0, 12'345) + std::string(2'655, '\0'));
+  }
+}
+
+TEST_F(SeaweedStoreTest, AListOfChunksThatWasCutShortIsReadToItsNewEnd) {
+  const std::string bytes = RandomBytes(400'000, 13);
+  cluster_.Put("/big", bytes, {.chunk_size = 100'000, .manifest = true});
+  filer_pb::Entry entry = cluster_.Find("/big");
+  entry.mutable_chunks(0)->set_size(123'456);
+  entry.mutable_attributes()->set_file_size(150'000);  // cut, then made longer again
+  cluster_.PutEntry("/big", entry);
+  const auto store = Open();
+  const Result<std::string> read = Read(*store, "big");
+  ASSERT_TRUE(read) << read.error();
+  EXPECT_TRUE(*read == bytes.substr(0, 123'456) + std::string(26'544, '\0'));
+}
+
+TEST_F(SeaweedStoreTest, OneEncryptedBlobUnderTwoSizesIsNeverReadPastItsEnd) {
+  const std::string bytes = RandomBytes(1'000, 12);
+  cluster_.Put("/right", bytes, {.encrypted = true});
+  filer_pb::Entry entry = cluster_.Find("/right");
+  entry.mutable_chunks(0)->set_size(100'000);
+  entry.mutable_attributes()->set_file_size(100'000);
+  cluster_.PutEntry("/wrong", entry);
+  const auto store = Open();
+  EXPECT_TRUE(Read(*store, "right") == bytes);
+  const ObjectRef wrong = Ref(*store, "wrong");
+  for (const uint64_t at : {0U, 900U, 50'000U}) {
+    const Result<std::string> read = Read(*store, wrong, at, 500);
+    ASSERT_FALSE(read) << "the blob is known, and shorter";
+    EXPECT_EQ(read.error().code(), Code::kDataLoss);
+    EXPECT_THAT(read.error().message(), HasSubstr("has 1000 bytes instead of 100000"));
+  }
 }
 
 TEST_F(SeaweedStoreTest, ARewriteIsAnotherVersionAndTheOldOneIsNeverMixed) {

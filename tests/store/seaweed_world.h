@@ -28,7 +28,7 @@ class SeaweedWorld : public ::testing::Test {
                                      const std::string& filers = "", const std::string& path = "") {
     StoreUrl url{.scheme = "seaweedfs", .authority = filers.empty() ? cluster_.filer() : filers, .path = path};
     if (!access.empty()) url.options["access"] = access;
-    Result<std::shared_ptr<SeaweedStore>> store = SeaweedStore::Open(url, security, options_, SystemClock());
+    Result<std::shared_ptr<SeaweedStore>> store = SeaweedStore::Open(url, security, options_, *clock_);
     if (!store) ADD_FAILURE() << store.error();
     return store ? *store : nullptr;
   }
@@ -61,6 +61,7 @@ class SeaweedWorld : public ::testing::Test {
       .http = {.connect_timeout = std::chrono::seconds(2), .stall_timeout = std::chrono::seconds(1)},
       .filer = {.connect_timeout = std::chrono::seconds(1)},
       .feed = {.first_backoff = std::chrono::milliseconds(5), .longest_backoff = std::chrono::milliseconds(20)}};
+  const Clock* clock_ = &SystemClock();  // of stores opened from now on
   testing::FakeSeaweed cluster_;
 };
 
