@@ -24,6 +24,7 @@ constexpr Nanos kRefusedPause = std::chrono::minutes(10);
 constexpr Nanos kOrderPause = std::chrono::minutes(1);
 constexpr Nanos kShowTimeout = std::chrono::minutes(2);
 constexpr Nanos kWithdrawTimeout = std::chrono::seconds(10);
+constexpr char kByOrder[] = "no: unsealed by order; `mlcachectl seal` seals it again";
 constexpr std::chrono::seconds kReleasePatience{5};
 constexpr std::chrono::minutes kSealPatience{10};
 
@@ -232,7 +233,7 @@ bool Sealer::MayTry(const Subject& subject, Mount& mount) {
   if (!subject.report.read_only) return refuse("no: the mount is writable; mount with -o ro");
   if (!subject.allow_other) return refuse("no: a view is open to every user; mount with -o allow_other");
   if (mount.asked) return true;
-  if (mount.off) return refuse("no: unsealed by order; `mlcachectl seal` seals it again");
+  if (mount.off) return refuse(kByOrder);
   if (subject.seal == "off") return refuse("no: mounted with -o seal=off");
   return clock_.Now() >= mount.not_before;
 }
@@ -266,9 +267,11 @@ SealPlan Sealer::Look(const Subject& subject, bool ask_store, const std::stop_to
 
 void Sealer::Try(const Subject& subject, Mount& mount, const std::stop_token& stop) {
   bool asked = false;
+  uint64_t calls_off = 0;
   {
     const std::scoped_lock lock(mutex_);
     asked = mount.asked;
+    calls_off = mount.calls_off;
   }
   const uint64_t signature = Signature();
   const bool settled = mount.looked && mount.signature == signature;
@@ -289,15 +292,20 @@ void Sealer::Try(const Subject& subject, Mount& mount, const std::stop_token& st
     mount.looked = true;
     return;
   }
-  const Status offered = Offer(subject, mount, plan, stop);
+  const Status offered = Offer(subject, mount, plan, calls_off, stop);
   if (offered.has_value()) return;
-  LOG(WARNING) << subject.report.mountpoint << ": no view can be made: " << offered.error();
   if (mount.files != nullptr) mount.files->Remove();
   mount.files.reset();
+  if (offered.error().code() == Code::kAborted) {
+    End(mount, "no: " + offered.error().message(), Nanos::zero());  // a Seal after that is not forgotten
+    return;
+  }
+  LOG(WARNING) << subject.report.mountpoint << ": no view can be made: " << offered.error();
   End(mount, "no: " + offered.error().message(), kLongestPause);
 }
 
-Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan, const std::stop_token& stop) {
+Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan, uint64_t calls_off,
+                     const std::stop_token& stop) {
   const session::StoreVolume& volume = *subject.volume;
   MLCACHE_ASSIGN_OR_RETURN(mount.files, ViewFiles::Create(links_, options_.tiers, RandomId()));
   ViewFiles& files = *mount.files;
@@ -317,14 +325,18 @@ Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan,
     show.add_layers(layer.path);
     descriptors.push_back(layer.directory.get());
   }
-  MLCACHE_RETURN_IF_ERROR(sessions_.Send(subject.report.mount_id, message, descriptors));
   mount.deadline = clock_.Now() + kShowTimeout;
-  const std::scoped_lock lock(mutex_);
-  mount.whole = plan.whole();
-  mount.phase = Phase::kOffered;
-  mount.text = TextOf(plan);
-  mount.asked = false;
-  return {};
+  {
+    // Before it is sent: whoever calls it off from here on finds a view to wait for.
+    const std::scoped_lock lock(mutex_);
+    if (mount.calls_off != calls_off)
+      return Fail(Code::kAborted, "called off: of what it was to show something was evicted, invalidated or unsealed");
+    mount.whole = plan.whole();
+    mount.phase = Phase::kOffered;
+    mount.text = TextOf(plan);
+    mount.asked = false;
+  }
+  return sessions_.Send(subject.report.mount_id, message, descriptors);
 }
 
 bool Sealer::IsToGo(const Mount& mount) const {
@@ -391,7 +403,9 @@ Status Sealer::Unseal(uint64_t mount_id) {
   if (found == mounts_.end()) return Fail(Code::kUnavailable, "the mount has only just begun, or ends: try again");
   found->second.off = true;
   found->second.asked = false;
+  ++found->second.calls_off;
   found->second.withdraw = found->second.phase != Phase::kNone;
+  if (!found->second.withdraw) found->second.text = kByOrder;
   poked_ = true;
   changed_.notify_all();
   const bool done = changed_.wait_for(lock, kReleasePatience, [&] {
@@ -413,6 +427,7 @@ void Sealer::Release(const session::Volume& volume, const std::string& path) {
     if (!concerned) continue;
     mount.not_before = std::max(mount.not_before, clock_.Now() + kOrderPause);
     mount.asked = false;
+    ++mount.calls_off;
     if (mount.phase == Phase::kNone) continue;
     mount.withdraw = true;
     mount.text = "no: unsealed, for what it showed was evicted or invalidated";

@@ -63,7 +63,8 @@ class Sealer {
     bool off = false;       // by Unseal
     bool withdraw = false;  // the view is to go
     uint64_t attempts = 0;  // that have ended
-    bool present = true;    // a session of it is alive
+    uint64_t calls_off = 0;  // Releases and Unseals so far: what was looked at before one is not shown after it
+    bool present = true;     // a session of it is alive
     bool whole = false;     // what is shown
     std::string identity;   // of its store
     std::string root;       // of the mount below that
@@ -88,7 +89,8 @@ class Sealer {
   bool MayTry(const Subject& subject, Mount& mount);
   void Try(const Subject& subject, Mount& mount, const std::stop_token& stop);
   SealPlan Look(const Subject& subject, bool ask_store, const std::stop_token& stop);
-  Status Offer(const Subject& subject, Mount& mount, const SealPlan& plan, const std::stop_token& stop);
+  Status Offer(const Subject& subject, Mount& mount, const SealPlan& plan, uint64_t calls_off,
+               const std::stop_token& stop);
   bool IsOutgrown(const Subject& subject, Mount& mount, const std::stop_token& stop);
   void Shown(Mount& mount);
   void End(Mount& mount, const std::string& text, Nanos pause);
