@@ -193,7 +193,8 @@ void Sealer::Shown(Mount& mount) {
   mount.shown_at = clock_.Now();
   const std::scoped_lock lock(mutex_);
   mount.phase = Phase::kShown;
-  ++mount.attempts;
+  // A Seal that came while it was offered has it now, unless it was called off in between: then it is made anew.
+  if (!mount.withdraw) mount.asked = false;
 }
 
 void Sealer::Withdraw(const Subject& subject, Mount& mount) {
@@ -218,14 +219,13 @@ void Sealer::End(Mount& mount, const std::string& text, Nanos pause) {
     mount.asked = false;
   }
   if (!text.empty()) mount.text = text;
-  ++mount.attempts;
 }
 
 bool Sealer::MayTry(const Subject& subject, Mount& mount) {
   const std::scoped_lock lock(mutex_);
   const auto refuse = [&](const char* text) {
     mount.text = text;
-    if (std::exchange(mount.asked, false)) ++mount.attempts;
+    mount.asked = false;
     return false;
   };
   if (!subject.report.immutable)

@@ -62,7 +62,6 @@ class Sealer {
     bool asked = false;     // by Seal
     bool off = false;       // by Unseal
     bool withdraw = false;  // the view is to go
-    uint64_t attempts = 0;  // that have ended
     uint64_t calls_off = 0;  // Releases and Unseals so far: what was looked at before one is not shown after it
     bool present = true;     // a session of it is alive
     bool whole = false;     // what is shown
