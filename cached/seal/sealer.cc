@@ -25,6 +25,7 @@ constexpr Nanos kOrderPause = std::chrono::minutes(1);
 constexpr Nanos kShowTimeout = std::chrono::minutes(2);
 constexpr Nanos kWithdrawTimeout = std::chrono::seconds(10);
 constexpr char kByOrder[] = "no: unsealed by order; `mlcachectl seal` seals it again";
+constexpr char kStopping[] = "the daemon is stopping; try again once it runs";
 constexpr std::chrono::seconds kReleasePatience{5};
 constexpr std::chrono::minutes kSealPatience{10};
 
@@ -51,6 +52,13 @@ Sealer::Sealer(SealerOptions options, session::SessionServer& sessions, cache::O
 }
 
 Sealer::~Sealer() = default;
+
+void Sealer::Stop() {
+  thread_.request_stop();
+  const std::scoped_lock lock(mutex_);
+  stopping_ = true;
+  changed_.notify_all();
+}
 
 void Sealer::Run(const std::stop_token& stop) {
   leaving_ = ViewFiles::Load(links_, options_.tiers);
@@ -371,7 +379,8 @@ Result<std::string> Sealer::Seal(uint64_t mount_id) {
   poked_ = true;
   changed_.notify_all();
   // One that has only just begun is met at the thread's next step.
-  changed_.wait_for(lock, kReleasePatience, [&] { return mounts_.contains(mount_id); });
+  changed_.wait_for(lock, kReleasePatience, [&] { return stopping_ || mounts_.contains(mount_id); });
+  if (stopping_) return Fail(Code::kUnavailable, kStopping);
   const auto found = mounts_.find(mount_id);
   if (found == mounts_.end()) return Fail(Code::kUnavailable, "the mount ends, or the sealer is busy: try again");
   Mount& mount = found->second;
@@ -385,12 +394,13 @@ Result<std::string> Sealer::Seal(uint64_t mount_id) {
   changed_.notify_all();
   const bool ended = changed_.wait_for(lock, kSealPatience, [&] {
     const auto it = mounts_.find(mount_id);
-    if (it == mounts_.end()) return true;
+    if (stopping_ || it == mounts_.end()) return true;
     const Mount& now = it->second;
     return !now.asked && !now.withdraw && (now.phase == Phase::kShown || now.phase == Phase::kNone);
   });
   const auto it = mounts_.find(mount_id);
   if (it == mounts_.end()) return Fail(Code::kUnavailable, "the mount ended meanwhile");
+  if (stopping_) return Fail(Code::kUnavailable, kStopping);
   if (!ended) return Fail(Code::kDeadlineExceeded, "not sealed within 10 minutes; it goes on in the background");
   if (it->second.phase == Phase::kShown) return it->second.text;
   return Fail(Code::kFailedPrecondition,
@@ -410,8 +420,9 @@ Status Sealer::Unseal(uint64_t mount_id) {
   changed_.notify_all();
   const bool done = changed_.wait_for(lock, kReleasePatience, [&] {
     const auto it = mounts_.find(mount_id);
-    return it == mounts_.end() || it->second.phase == Phase::kNone;
+    return stopping_ || it == mounts_.end() || it->second.phase == Phase::kNone;
   });
+  if (stopping_) return Fail(Code::kUnavailable, kStopping);
   if (done) return {};
   return Fail(Code::kDeadlineExceeded, "the mount's keeper has not unsealed it yet (is something mounted over it?)");
 }
@@ -437,12 +448,12 @@ void Sealer::Release(const session::Volume& volume, const std::string& path) {
   poked_ = true;
   changed_.notify_all();
   const bool done = changed_.wait_for(lock, kReleasePatience, [&] {
-    return std::ranges::all_of(released, [&](uint64_t id) {
+    return stopping_ || std::ranges::all_of(released, [&](uint64_t id) {
       const auto it = mounts_.find(id);
       return it == mounts_.end() || it->second.phase == Phase::kNone;
     });
   });
-  LOG_IF(WARNING, !done) << "a view of " << absolute << " is still shown";
+  LOG_IF(WARNING, !done || stopping_) << "a view of " << absolute << " is still shown";
 }
 
 }  // namespace mlcache::seal

@@ -39,6 +39,9 @@ class Sealer {
   Sealer& operator=(const Sealer&) = delete;
   ~Sealer();
 
+  // Ends the thread's work and every call that waits for it; what is shown stays. Before whoever calls is joined.
+  void Stop();
+
   // For people: "yes: …", "in part: …" or "no: " and why not.
   std::string Describe(uint64_t mount_id) const;
 
@@ -107,6 +110,7 @@ class Sealer {
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
   bool poked_ = false;                // guarded by mutex_
+  bool stopping_ = false;             // guarded by mutex_
   std::map<uint64_t, Mount> mounts_;  // the map is the thread's to change, under mutex_
 
   std::vector<std::unique_ptr<ViewFiles>> leaving_;  // the thread's: views that nobody we know of shows
