@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 #include <utility>
 
@@ -22,6 +23,7 @@ constexpr Nanos kLongestPause = std::chrono::minutes(1);
 constexpr int kLookCostFactor = 20;  // a look may take this part of one core
 constexpr Nanos kRefusedPause = std::chrono::minutes(10);
 constexpr Nanos kOrderPause = std::chrono::minutes(1);
+constexpr Nanos kOffMemory = std::chrono::hours(1);  // of an order about a mount whose server is away
 constexpr Nanos kShowTimeout = std::chrono::minutes(2);
 constexpr Nanos kWithdrawTimeout = std::chrono::seconds(10);
 constexpr char kByOrder[] = "no: unsealed by order; `mlcachectl seal` seals it again";
@@ -82,6 +84,7 @@ Nanos Sealer::Step(const std::stop_token& stop) {
       mount.present = true;
       mount.identity = subject.volume->identity();
       mount.root = subject.volume->url().path;
+      mount.met_at = clock_.Now();
     }
   }
   bool busy = false;
@@ -97,9 +100,10 @@ Nanos Sealer::Step(const std::stop_token& stop) {
       continue;
     }
     // The mount is gone, or its server dead for a moment: its successor will say which view is shown.
-    if (it->second.files != nullptr) leaving_.push_back(std::move(it->second.files));
+    End(it->second, "", Nanos::zero());
     const std::scoped_lock lock(mutex_);
-    it = mounts_.erase(it);
+    const bool remembered = it->second.off && clock_.Now() < it->second.met_at + kOffMemory;
+    it = remembered ? std::next(it) : mounts_.erase(it);
   }
   Sweep();
   return busy ? kBusyStep : kIdleStep;
@@ -192,7 +196,8 @@ void Sealer::Adopt(const Subject& subject, Mount& mount) {
   mount.shown_at = clock_.Now();
   mount.sealed_files = mount.files->links();
   const std::scoped_lock lock(mutex_);
-  mount.whole = true;  // not known; one in part is made anew with the next mount
+  mount.whole = true;  // not known: one in part is made anew by order or with the next mount
+  mount.adopted = true;
   mount.phase = Phase::kShown;
   mount.text = "yes: since before the daemon's start, " + Count(mount.sealed_files, "files with bytes");
 }
@@ -203,6 +208,7 @@ void Sealer::Shown(Mount& mount) {
   mount.phase = Phase::kShown;
   // A Seal that came while it was offered has it now, unless it was called off in between: then it is made anew.
   if (!mount.withdraw) mount.asked = false;
+  mount.adopted = false;
 }
 
 void Sealer::Withdraw(const Subject& subject, Mount& mount) {
@@ -349,7 +355,7 @@ Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan,
 
 bool Sealer::IsToGo(const Mount& mount) const {
   const std::scoped_lock lock(mutex_);
-  return mount.withdraw;
+  return mount.withdraw || mount.off;
 }
 
 // More is complete by now than a view in part shows. Looked at seldom, and only while nothing is being filled.
@@ -385,10 +391,10 @@ Result<std::string> Sealer::Seal(uint64_t mount_id) {
   if (found == mounts_.end()) return Fail(Code::kUnavailable, "the mount ends, or the sealer is busy: try again");
   Mount& mount = found->second;
   mount.off = false;
-  if (mount.phase == Phase::kShown && !mount.withdraw && mount.whole) return mount.text;
+  if (mount.phase == Phase::kShown && !mount.withdraw && mount.whole && !mount.adopted) return mount.text;
   mount.asked = true;
   mount.not_before = {};
-  // One in part is made anew with all that is complete by now.
+  // One in part, or that may be, is made anew with all that is complete by now.
   if (mount.phase == Phase::kShown) mount.withdraw = true;
   poked_ = true;
   changed_.notify_all();
