@@ -455,9 +455,9 @@ void Sealer::Release(const session::Volume& volume, const std::string& path) {
   changed_.notify_all();
   const bool done = changed_.wait_for(lock, kReleasePatience, [&] {
     return stopping_ || std::ranges::all_of(released, [&](uint64_t id) {
-      const auto it = mounts_.find(id);
-      return it == mounts_.end() || it->second.phase == Phase::kNone;
-    });
+             const auto it = mounts_.find(id);
+             return it == mounts_.end() || it->second.phase == Phase::kNone;
+           });
   });
   LOG_IF(WARNING, !done || stopping_) << "a view of " << absolute << " is still shown";
 }

@@ -62,15 +62,15 @@ class Sealer {
     // Guarded by mutex_.
     Phase phase = Phase::kNone;
     std::string text;
-    bool asked = false;     // by Seal
-    bool off = false;       // by Unseal
-    bool withdraw = false;  // the view is to go
+    bool asked = false;      // by Seal
+    bool off = false;        // by Unseal
+    bool withdraw = false;   // the view is to go
     uint64_t calls_off = 0;  // Releases and Unseals so far: what was looked at before one is not shown after it
     bool present = true;     // a session of it is alive
     bool whole = false;      // what is shown
     bool adopted = false;    // it is not known whether that is whole
-    std::string identity;   // of its store
-    std::string root;       // of the mount below that
+    std::string identity;    // of its store
+    std::string root;        // of the mount below that
     Nanos not_before{};
     // The thread's.
     Nanos met_at{};  // with a session
