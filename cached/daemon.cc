@@ -92,6 +92,7 @@ class RunningDaemon final : public Daemon {
 
   ~RunningDaemon() override {
     if (control_ != nullptr) LOG(INFO) << "stopping: control service";
+    if (sealer_ != nullptr) sealer_->Stop();  // or calls of the control service would go on waiting for it
     control_.reset();
     sealer_.reset();
     if (sessions_ != nullptr) LOG(INFO) << "stopping: sessions";

@@ -7,7 +7,6 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <syslog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -55,18 +54,6 @@ bool IsStuckCorpse(pid_t pid) {
   if (!std::getline(file, text)) return false;
   const size_t name_end = text.rfind(')');
   return name_end != std::string::npos && name_end + 2 < text.size() && text[name_end + 2] == 'Z';
-}
-
-// In a fresh server: of the keeper's descriptors only these and the standard ones are its business.
-void CloseAllBut(std::vector<int> kept) {
-  ::closelog();  // or syslog would go on using a number that means something else by then
-  std::ranges::sort(kept);
-  unsigned next = 3;
-  for (const int fd : kept) {
-    if (static_cast<unsigned>(fd) > next) ::close_range(next, static_cast<unsigned>(fd) - 1, 0);
-    next = static_cast<unsigned>(fd) + 1;
-  }
-  ::close_range(next, ~0U, 0);
 }
 
 uint64_t TotalProgress(const SharedState& state) {

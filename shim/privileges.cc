@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <sys/capability.h>
 #include <sys/prctl.h>
+#include <syslog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
@@ -39,6 +41,17 @@ Status BecomeServer(pid_t keeper) {
   // It may have died before that took effect.
   if (::getppid() != keeper) return Fail(Code::kUnavailable, "the keeper is gone");
   return {};
+}
+
+void CloseAllBut(std::vector<int> kept) {
+  ::closelog();  // or syslog would go on using a number that means something else by then
+  std::ranges::sort(kept);
+  unsigned next = 3;
+  for (const int fd : kept) {
+    if (static_cast<unsigned>(fd) > next) ::close_range(next, static_cast<unsigned>(fd) - 1, 0);
+    next = static_cast<unsigned>(fd) + 1;
+  }
+  ::close_range(next, ~0U, 0);
 }
 
 bool MayAdminister() {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "common/ring/socket.h"
+#include "shim/privileges.h"
 
 namespace mlcache::shim {
 namespace {
@@ -68,6 +69,11 @@ Result<std::unique_ptr<ViewBuild>> ViewBuild::Start(const ViewParts& parts, cons
     ::prctl(PR_SET_NAME, "mlcache-view", 0, 0, 0);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (::getppid() != keeper) ::_exit(1);
+    // It may come to wait for the FUSE server beyond any signal: a copy of /dev/fuse would then keep the connection
+    // alive that its wait depends on, whoever else ends.
+    std::vector<int> kept = {theirs.get(), parts.metadata.get()};
+    for (const ViewLayer& layer : parts.layers) kept.push_back(layer.directory.get());
+    CloseAllBut(std::move(kept));
     const Result<UniqueFd> mount = Build(parts, options, device);
     const std::string words(mount.has_value() ? kBuilt : mount.error().message().substr(0, 4096));
     std::vector<int> descriptors;

@@ -97,7 +97,7 @@ Result<UniqueFd> MountErofsByLoop(int image) {
 
 Result<UniqueFd> MountTmpfs(int image) {
   MLCACHE_ASSIGN_OR_RETURN(FsContext context, FsContext::Open("tmpfs"));
-  // The tree is checked against the image's length; this bounds it once more.
+  // No limit of its own: CopyImageTree bounds what it makes by the bytes of the image.
   MLCACHE_RETURN_IF_ERROR(context.Set("size", "0"));
   MLCACHE_RETURN_IF_ERROR(context.Set("mode", "0700"));
   MLCACHE_ASSIGN_OR_RETURN(UniqueFd mount, context.Mount(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));

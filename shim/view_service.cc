@@ -15,8 +15,9 @@ void ViewService::Tell(uint64_t shown, uint64_t failed, const std::string& reaso
 
 void ViewService::Failed(const Error& error) {
   LOG(INFO) << options_.mountpoint << " is not sealed: " << error.message();
-  Tell(view_ == nullptr ? 0 : view_->id(), std::exchange(building_, 0), error.message());
   build_.reset();
+  if (view_ == nullptr) image_.Reset();
+  Tell(view_ == nullptr ? 0 : view_->id(), std::exchange(building_, 0), error.message());
 }
 
 Status ViewService::Show(const keeper::ShowView& wanted, std::vector<UniqueFd> descriptors) {
@@ -34,6 +35,7 @@ Status ViewService::Show(const keeper::ShowView& wanted, std::vector<UniqueFd> d
   }
   MLCACHE_ASSIGN_OR_RETURN(build_, ViewBuild::Start(parts, options_, device_));
   building_ = wanted.view();
+  image_ = std::move(parts.metadata);
   return {};
 }
 
@@ -64,6 +66,7 @@ Status ViewService::Withdraw() {
     return withdrawn;
   }
   view_.reset();
+  image_.Reset();
   LOG(INFO) << options_.mountpoint << " is unsealed";
   Tell(0, 0, "");
   return {};
@@ -72,14 +75,15 @@ Status ViewService::Withdraw() {
 void ViewService::LookAtMounts() {
   if (view_ == nullptr || view_->IsShown()) return;
   view_.reset();
+  image_.Reset();
   Tell(0, 0, "");
 }
 
 void ViewService::Unmount() {
   build_.reset();
-  if (view_ == nullptr) return;
-  view_->Unmount();
+  if (view_ != nullptr) view_->Unmount();
   view_.reset();
+  image_.Reset();
 }
 
 }  // namespace mlcache::shim

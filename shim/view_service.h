@@ -47,6 +47,9 @@ class ViewService {
   const std::string device_;
   const std::string allowed_;
   SharedState& state_;
+  // Of the view that is made or shown: open, it tells the daemon that the view is in use (cached/seal/view_files.h).
+  // The kernel has it open by itself only where it mounts the image, not where a tmpfs was made of it.
+  UniqueFd image_;
   uint64_t building_ = 0;
   std::unique_ptr<ViewBuild> build_;
   std::unique_ptr<SealedView> view_;

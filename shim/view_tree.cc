@@ -44,6 +44,7 @@ struct Node {
   timespec mtime{};
   std::vector<Xattr> xattrs;
   uint64_t data = 0;  // offset of a directory's or link's bytes
+  uint64_t attribute_bytes = 0;
 };
 
 struct Entry {
@@ -93,6 +94,7 @@ class Reader {
     if (xattr_bytes > 0) {
       MLCACHE_ASSIGN_OR_RETURN(node.xattrs, Xattrs(position + kInodeBytes, xattr_bytes));
     }
+    node.attribute_bytes = xattr_bytes;
     const bool is_inline = layout == 2;
     node.data = is_inline ? position + kInodeBytes + xattr_bytes : uint64_t{Get<uint32_t>(bytes, 16)} * kBlockBytes;
     return node;
@@ -196,6 +198,34 @@ Status MakeLink(int parent, const std::string& name, const Node& node, const std
   return {};
 }
 
+// The bytes of the image that are not holes: a file system gives holes for nothing.
+uint64_t BytesIn(int fd) {
+  uint64_t bytes = 0;
+  for (off_t begin = 0; (begin = ::lseek(fd, begin, SEEK_DATA)) >= 0;) {
+    const off_t end = ::lseek(fd, begin, SEEK_HOLE);
+    if (end <= begin) break;
+    bytes += static_cast<uint64_t>(end - begin);
+    begin = end;
+  }
+  return bytes;
+}
+
+// What a tree may cost: an inode of the image for each name, and its attributes and target, for each is copied. An
+// image can name one inode as often as it likes, and a directory within itself.
+class Allowance {
+ public:
+  explicit Allowance(uint64_t image_bytes) : left_(image_bytes) {}
+
+  Status Take(uint64_t bytes) {
+    if (bytes > left_) return Unsound("more names than inodes");
+    left_ -= bytes;
+    return {};
+  }
+
+ private:
+  uint64_t left_;
+};
+
 struct Level {
   UniqueFd fd;
   Node node;
@@ -207,10 +237,12 @@ struct Level {
 Status CopyImageTree(int image, int mount) {
   Reader reader(image);
   MLCACHE_ASSIGN_OR_RETURN(const uint64_t root_nid, reader.Root());
+  Allowance allowance(BytesIn(image));
   std::vector<Level> levels;
   const auto descend = [&](UniqueFd fd, Node node) -> Status {
     if (!fd.valid()) return FailErrno(errno, "tmpfs: open a directory");
     MLCACHE_ASSIGN_OR_RETURN(std::vector<Entry> entries, reader.Entries(node));
+    MLCACHE_RETURN_IF_ERROR(allowance.Take(entries.size() * kInodeBytes));
     levels.push_back({std::move(fd), std::move(node), std::move(entries)});
     return {};
   };
@@ -227,6 +259,7 @@ Status CopyImageTree(int image, int mount) {
     const Entry entry = std::move(level.left.back());
     level.left.pop_back();
     MLCACHE_ASSIGN_OR_RETURN(Node node, reader.At(entry.nid));
+    MLCACHE_RETURN_IF_ERROR(allowance.Take(node.attribute_bytes + (S_ISLNK(node.mode) ? node.size : 0)));
     const int parent = level.fd.get();
     if (S_ISREG(node.mode)) {
       MLCACHE_RETURN_IF_ERROR(MakeFile(parent, entry.name, node));

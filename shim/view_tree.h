@@ -8,7 +8,7 @@
 namespace mlcache::shim {
 
 // Fills `mount`, the root of an empty tmpfs. Needs CAP_SYS_ADMIN. The image is not trusted: kDataLoss for whatever it
-// should not hold.
+// should not hold, and for more names than it has inodes (none has two names), which would cost the kernel memory.
 Status CopyImageTree(int image, int mount);
 
 }  // namespace mlcache::shim

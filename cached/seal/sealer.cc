@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 #include <utility>
 
@@ -22,8 +23,11 @@ constexpr Nanos kLongestPause = std::chrono::minutes(1);
 constexpr int kLookCostFactor = 20;  // a look may take this part of one core
 constexpr Nanos kRefusedPause = std::chrono::minutes(10);
 constexpr Nanos kOrderPause = std::chrono::minutes(1);
+constexpr Nanos kOffMemory = std::chrono::hours(1);  // of an order about a mount whose server is away
 constexpr Nanos kShowTimeout = std::chrono::minutes(2);
 constexpr Nanos kWithdrawTimeout = std::chrono::seconds(10);
+constexpr char kByOrder[] = "no: unsealed by order; `mlcachectl seal` seals it again";
+constexpr char kStopping[] = "the daemon is stopping; try again once it runs";
 constexpr std::chrono::seconds kReleasePatience{5};
 constexpr std::chrono::minutes kSealPatience{10};
 
@@ -51,6 +55,13 @@ Sealer::Sealer(SealerOptions options, session::SessionServer& sessions, cache::O
 
 Sealer::~Sealer() = default;
 
+void Sealer::Stop() {
+  thread_.request_stop();
+  const std::scoped_lock lock(mutex_);
+  stopping_ = true;
+  changed_.notify_all();
+}
+
 void Sealer::Run(const std::stop_token& stop) {
   leaving_ = ViewFiles::Load(links_, options_.tiers);
   while (!stop.stop_requested()) {
@@ -73,6 +84,7 @@ Nanos Sealer::Step(const std::stop_token& stop) {
       mount.present = true;
       mount.identity = subject.volume->identity();
       mount.root = subject.volume->url().path;
+      mount.met_at = clock_.Now();
     }
   }
   bool busy = false;
@@ -88,9 +100,10 @@ Nanos Sealer::Step(const std::stop_token& stop) {
       continue;
     }
     // The mount is gone, or its server dead for a moment: its successor will say which view is shown.
-    if (it->second.files != nullptr) leaving_.push_back(std::move(it->second.files));
+    End(it->second, "", Nanos::zero());
     const std::scoped_lock lock(mutex_);
-    it = mounts_.erase(it);
+    const bool remembered = it->second.off && clock_.Now() < it->second.met_at + kOffMemory;
+    it = remembered ? std::next(it) : mounts_.erase(it);
   }
   Sweep();
   return busy ? kBusyStep : kIdleStep;
@@ -183,7 +196,8 @@ void Sealer::Adopt(const Subject& subject, Mount& mount) {
   mount.shown_at = clock_.Now();
   mount.sealed_files = mount.files->links();
   const std::scoped_lock lock(mutex_);
-  mount.whole = true;  // not known; one in part is made anew with the next mount
+  mount.whole = true;  // not known: one in part is made anew by order or with the next mount
+  mount.adopted = true;
   mount.phase = Phase::kShown;
   mount.text = "yes: since before the daemon's start, " + Count(mount.sealed_files, "files with bytes");
 }
@@ -192,7 +206,9 @@ void Sealer::Shown(Mount& mount) {
   mount.shown_at = clock_.Now();
   const std::scoped_lock lock(mutex_);
   mount.phase = Phase::kShown;
-  ++mount.attempts;
+  // A Seal that came while it was offered has it now, unless it was called off in between: then it is made anew.
+  if (!mount.withdraw) mount.asked = false;
+  mount.adopted = false;
 }
 
 void Sealer::Withdraw(const Subject& subject, Mount& mount) {
@@ -217,14 +233,13 @@ void Sealer::End(Mount& mount, const std::string& text, Nanos pause) {
     mount.asked = false;
   }
   if (!text.empty()) mount.text = text;
-  ++mount.attempts;
 }
 
 bool Sealer::MayTry(const Subject& subject, Mount& mount) {
   const std::scoped_lock lock(mutex_);
   const auto refuse = [&](const char* text) {
     mount.text = text;
-    if (std::exchange(mount.asked, false)) ++mount.attempts;
+    mount.asked = false;
     return false;
   };
   if (!subject.report.immutable)
@@ -232,7 +247,7 @@ bool Sealer::MayTry(const Subject& subject, Mount& mount) {
   if (!subject.report.read_only) return refuse("no: the mount is writable; mount with -o ro");
   if (!subject.allow_other) return refuse("no: a view is open to every user; mount with -o allow_other");
   if (mount.asked) return true;
-  if (mount.off) return refuse("no: unsealed by order; `mlcachectl seal` seals it again");
+  if (mount.off) return refuse(kByOrder);
   if (subject.seal == "off") return refuse("no: mounted with -o seal=off");
   return clock_.Now() >= mount.not_before;
 }
@@ -266,9 +281,11 @@ SealPlan Sealer::Look(const Subject& subject, bool ask_store, const std::stop_to
 
 void Sealer::Try(const Subject& subject, Mount& mount, const std::stop_token& stop) {
   bool asked = false;
+  uint64_t calls_off = 0;
   {
     const std::scoped_lock lock(mutex_);
     asked = mount.asked;
+    calls_off = mount.calls_off;
   }
   const uint64_t signature = Signature();
   const bool settled = mount.looked && mount.signature == signature;
@@ -289,15 +306,20 @@ void Sealer::Try(const Subject& subject, Mount& mount, const std::stop_token& st
     mount.looked = true;
     return;
   }
-  const Status offered = Offer(subject, mount, plan, stop);
+  const Status offered = Offer(subject, mount, plan, calls_off, stop);
   if (offered.has_value()) return;
-  LOG(WARNING) << subject.report.mountpoint << ": no view can be made: " << offered.error();
   if (mount.files != nullptr) mount.files->Remove();
   mount.files.reset();
+  if (offered.error().code() == Code::kAborted) {
+    End(mount, "no: " + offered.error().message(), Nanos::zero());  // a Seal after that is not forgotten
+    return;
+  }
+  LOG(WARNING) << subject.report.mountpoint << ": no view can be made: " << offered.error();
   End(mount, "no: " + offered.error().message(), kLongestPause);
 }
 
-Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan, const std::stop_token& stop) {
+Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan, uint64_t calls_off,
+                     const std::stop_token& stop) {
   const session::StoreVolume& volume = *subject.volume;
   MLCACHE_ASSIGN_OR_RETURN(mount.files, ViewFiles::Create(links_, options_.tiers, RandomId()));
   ViewFiles& files = *mount.files;
@@ -317,19 +339,23 @@ Status Sealer::Offer(const Subject& subject, Mount& mount, const SealPlan& plan,
     show.add_layers(layer.path);
     descriptors.push_back(layer.directory.get());
   }
-  MLCACHE_RETURN_IF_ERROR(sessions_.Send(subject.report.mount_id, message, descriptors));
   mount.deadline = clock_.Now() + kShowTimeout;
-  const std::scoped_lock lock(mutex_);
-  mount.whole = plan.whole();
-  mount.phase = Phase::kOffered;
-  mount.text = TextOf(plan);
-  mount.asked = false;
-  return {};
+  {
+    // Before it is sent: whoever calls it off from here on finds a view to wait for.
+    const std::scoped_lock lock(mutex_);
+    if (mount.calls_off != calls_off)
+      return Fail(Code::kAborted, "called off: of what it was to show something was evicted, invalidated or unsealed");
+    mount.whole = plan.whole();
+    mount.phase = Phase::kOffered;
+    mount.text = TextOf(plan);
+    mount.asked = false;
+  }
+  return sessions_.Send(subject.report.mount_id, message, descriptors);
 }
 
 bool Sealer::IsToGo(const Mount& mount) const {
   const std::scoped_lock lock(mutex_);
-  return mount.withdraw;
+  return mount.withdraw || mount.off;
 }
 
 // More is complete by now than a view in part shows. Looked at seldom, and only while nothing is being filled.
@@ -359,26 +385,28 @@ Result<std::string> Sealer::Seal(uint64_t mount_id) {
   poked_ = true;
   changed_.notify_all();
   // One that has only just begun is met at the thread's next step.
-  changed_.wait_for(lock, kReleasePatience, [&] { return mounts_.contains(mount_id); });
+  changed_.wait_for(lock, kReleasePatience, [&] { return stopping_ || mounts_.contains(mount_id); });
+  if (stopping_) return Fail(Code::kUnavailable, kStopping);
   const auto found = mounts_.find(mount_id);
   if (found == mounts_.end()) return Fail(Code::kUnavailable, "the mount ends, or the sealer is busy: try again");
   Mount& mount = found->second;
   mount.off = false;
-  if (mount.phase == Phase::kShown && !mount.withdraw && mount.whole) return mount.text;
+  if (mount.phase == Phase::kShown && !mount.withdraw && mount.whole && !mount.adopted) return mount.text;
   mount.asked = true;
   mount.not_before = {};
-  // One in part is made anew with all that is complete by now.
+  // One in part, or that may be, is made anew with all that is complete by now.
   if (mount.phase == Phase::kShown) mount.withdraw = true;
   poked_ = true;
   changed_.notify_all();
   const bool ended = changed_.wait_for(lock, kSealPatience, [&] {
     const auto it = mounts_.find(mount_id);
-    if (it == mounts_.end()) return true;
+    if (stopping_ || it == mounts_.end()) return true;
     const Mount& now = it->second;
     return !now.asked && !now.withdraw && (now.phase == Phase::kShown || now.phase == Phase::kNone);
   });
   const auto it = mounts_.find(mount_id);
   if (it == mounts_.end()) return Fail(Code::kUnavailable, "the mount ended meanwhile");
+  if (stopping_) return Fail(Code::kUnavailable, kStopping);
   if (!ended) return Fail(Code::kDeadlineExceeded, "not sealed within 10 minutes; it goes on in the background");
   if (it->second.phase == Phase::kShown) return it->second.text;
   return Fail(Code::kFailedPrecondition,
@@ -391,13 +419,16 @@ Status Sealer::Unseal(uint64_t mount_id) {
   if (found == mounts_.end()) return Fail(Code::kUnavailable, "the mount has only just begun, or ends: try again");
   found->second.off = true;
   found->second.asked = false;
+  ++found->second.calls_off;
   found->second.withdraw = found->second.phase != Phase::kNone;
+  if (!found->second.withdraw) found->second.text = kByOrder;
   poked_ = true;
   changed_.notify_all();
   const bool done = changed_.wait_for(lock, kReleasePatience, [&] {
     const auto it = mounts_.find(mount_id);
-    return it == mounts_.end() || it->second.phase == Phase::kNone;
+    return stopping_ || it == mounts_.end() || it->second.phase == Phase::kNone;
   });
+  if (stopping_) return Fail(Code::kUnavailable, kStopping);
   if (done) return {};
   return Fail(Code::kDeadlineExceeded, "the mount's keeper has not unsealed it yet (is something mounted over it?)");
 }
@@ -413,6 +444,7 @@ void Sealer::Release(const session::Volume& volume, const std::string& path) {
     if (!concerned) continue;
     mount.not_before = std::max(mount.not_before, clock_.Now() + kOrderPause);
     mount.asked = false;
+    ++mount.calls_off;
     if (mount.phase == Phase::kNone) continue;
     mount.withdraw = true;
     mount.text = "no: unsealed, for what it showed was evicted or invalidated";
@@ -422,12 +454,12 @@ void Sealer::Release(const session::Volume& volume, const std::string& path) {
   poked_ = true;
   changed_.notify_all();
   const bool done = changed_.wait_for(lock, kReleasePatience, [&] {
-    return std::ranges::all_of(released, [&](uint64_t id) {
-      const auto it = mounts_.find(id);
-      return it == mounts_.end() || it->second.phase == Phase::kNone;
-    });
+    return stopping_ || std::ranges::all_of(released, [&](uint64_t id) {
+             const auto it = mounts_.find(id);
+             return it == mounts_.end() || it->second.phase == Phase::kNone;
+           });
   });
-  LOG_IF(WARNING, !done) << "a view of " << absolute << " is still shown";
+  LOG_IF(WARNING, !done || stopping_) << "a view of " << absolute << " is still shown";
 }
 
 }  // namespace mlcache::seal

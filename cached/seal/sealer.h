@@ -39,6 +39,9 @@ class Sealer {
   Sealer& operator=(const Sealer&) = delete;
   ~Sealer();
 
+  // Ends the thread's work and every call that waits for it; what is shown stays. Before whoever calls is joined.
+  void Stop();
+
   // For people: "yes: …", "in part: …" or "no: " and why not.
   std::string Describe(uint64_t mount_id) const;
 
@@ -59,16 +62,18 @@ class Sealer {
     // Guarded by mutex_.
     Phase phase = Phase::kNone;
     std::string text;
-    bool asked = false;     // by Seal
-    bool off = false;       // by Unseal
-    bool withdraw = false;  // the view is to go
-    uint64_t attempts = 0;  // that have ended
-    bool present = true;    // a session of it is alive
-    bool whole = false;     // what is shown
-    std::string identity;   // of its store
-    std::string root;       // of the mount below that
+    bool asked = false;      // by Seal
+    bool off = false;        // by Unseal
+    bool withdraw = false;   // the view is to go
+    uint64_t calls_off = 0;  // Releases and Unseals so far: what was looked at before one is not shown after it
+    bool present = true;     // a session of it is alive
+    bool whole = false;      // what is shown
+    bool adopted = false;    // it is not known whether that is whole
+    std::string identity;    // of its store
+    std::string root;        // of the mount below that
     Nanos not_before{};
     // The thread's.
+    Nanos met_at{};  // with a session
     std::unique_ptr<ViewFiles> files;
     uint64_t sealed_files = 0;
     Nanos deadline{};
@@ -88,7 +93,8 @@ class Sealer {
   bool MayTry(const Subject& subject, Mount& mount);
   void Try(const Subject& subject, Mount& mount, const std::stop_token& stop);
   SealPlan Look(const Subject& subject, bool ask_store, const std::stop_token& stop);
-  Status Offer(const Subject& subject, Mount& mount, const SealPlan& plan, const std::stop_token& stop);
+  Status Offer(const Subject& subject, Mount& mount, const SealPlan& plan, uint64_t calls_off,
+               const std::stop_token& stop);
   bool IsOutgrown(const Subject& subject, Mount& mount, const std::stop_token& stop);
   void Shown(Mount& mount);
   void End(Mount& mount, const std::string& text, Nanos pause);
@@ -106,6 +112,7 @@ class Sealer {
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
   bool poked_ = false;                // guarded by mutex_
+  bool stopping_ = false;             // guarded by mutex_
   std::map<uint64_t, Mount> mounts_;  // the map is the thread's to change, under mutex_
 
   std::vector<std::unique_ptr<ViewFiles>> leaving_;  // the thread's: views that nobody we know of shows

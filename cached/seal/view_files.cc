@@ -170,7 +170,12 @@ Result<std::vector<DataLayer>> ViewFiles::Layers() const {
 // The kernel grants a lease for writing only to the one who has the file open alone (fcntl(2)).
 bool ViewFiles::InUse() const {
   const Result<UniqueFd> image = OpenImage();
-  if (!image.has_value()) return false;
+  if (!image.has_value()) {
+    // Too many open files or a failing disk say nothing about who else has it open.
+    if (image.error().code() == Code::kNotFound) return false;
+    LOG_EVERY_N(WARNING, 100) << "a view is kept: " << image.error();
+    return true;
+  }
   if (::fcntl(image->get(), F_SETLEASE, F_WRLCK) == 0) {
     ::fcntl(image->get(), F_SETLEASE, F_UNLCK);
     return false;

@@ -2,6 +2,7 @@
 #include "cached/seal/view_files.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -86,6 +87,20 @@ TEST_F(ViewFilesTest, InUseAsLongAsAnybodyHasTheImageOpen) {
   EXPECT_FALSE(view->InUse());
   EXPECT_FALSE(view->InUse()) << "asking leaves no lease behind";
   view->Remove();
+}
+
+TEST_F(ViewFilesTest, InUseWhenItCannotBeTold) {
+  const auto view = Make();
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const bool in_use = view->InUse();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(in_use);
+  EXPECT_FALSE(view->InUse());
+  view->Remove();
+  EXPECT_FALSE(view->InUse()) << "without an image there is nobody";
 }
 
 TEST_F(ViewFilesTest, ImageAndLinksCountAndAreGivenBack) {

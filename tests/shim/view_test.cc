@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -25,6 +26,7 @@
 #include "cached/seal/erofs_image.h"
 #include "common/view_layout.h"
 #include "shim/mountpoint.h"
+#include "shim/view_service.h"
 #include "tests/shim/mount_fixture.h"
 
 namespace mlcache::shim::testing {
@@ -571,6 +573,86 @@ TEST_F(ViewTest, SealedFilesOutliveTheWholeMountProgram) {
   EXPECT_EQ(MountsInAll(), before_);
 }
 
+// The daemon tells by a lease on the image whether the view's files may go; a tmpfs alone has no image open.
+TEST_F(ViewTest, TheImageIsInUseWhileTheKeeperShowsIt) {
+  StartFuse();
+  auto state = CreateSharedState();
+  ASSERT_TRUE(state.has_value());
+  for (const MetadataWay way : {MetadataWay::kFile, MetadataWay::kTmpfs}) {
+    ViewOptions options = Options();
+    options.ways = {way};
+    ViewService service(options, device_, "", **state);
+    ErofsImage image = SmallImage(true);
+    ViewParts parts = PartsOf(image, true);
+    const std::string path = directory_ + "/image" + std::to_string(images_);
+    const auto in_use = [&] {
+      const UniqueFd asked(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      const bool free = ::fcntl(asked.get(), F_SETLEASE, F_WRLCK) == 0;
+      EXPECT_TRUE(free || errno == EAGAIN) << strerror(errno);
+      return !free;
+    };
+    keeper::ShowView wanted;
+    wanted.set_view(parts.id);
+    wanted.add_layers(data_);
+    std::vector<UniqueFd> descriptors;
+    descriptors.push_back(std::move(parts.metadata));
+    descriptors.push_back(std::move(parts.layers.front().directory));
+    ASSERT_TRUE(service.Show(wanted, std::move(descriptors)).has_value());
+    ASSERT_TRUE(Eventually([&] {
+      service.Progress();
+      return service.shown();
+    }));
+    // The process that mounted it, which has the image open too, is gone.
+    for (const pid_t child : ChildrenOf(::getpid())) {
+      ASSERT_TRUE(child == keeper_ || Eventually([&] { return ::waitpid(child, nullptr, WNOHANG) != 0; }));
+    }
+    EXPECT_EQ(Slurp(Path("top")), "sealed top");
+    EXPECT_TRUE(in_use());
+    ASSERT_TRUE(service.Withdraw().has_value());
+    EXPECT_TRUE(Eventually([&] { return !in_use(); }));
+  }
+  Unmount();
+}
+
+// Whatever holds it up, it keeps nothing of the keeper's open: least of all /dev/fuse.
+TEST_F(ViewTest, TheProcessThatMountsHasOnlyWhatItNeeds) {
+  StartFuse();
+  const UniqueFd marker(::memfd_create("marker", 0));
+  const pid_t stopped = server();
+  ASSERT_EQ(::kill(stopped, SIGSTOP), 0);
+  ASSERT_TRUE(Eventually([&] { return StateOf(stopped) == 'T'; }));
+  ErofsImage image = SmallImage(false);
+  ViewParts parts = PartsOf(image, false);
+  auto build = ViewBuild::Start(parts, Options(), device_);
+  ASSERT_TRUE(build.has_value());
+  pid_t child = -1;
+  for (const pid_t pid : ChildrenOf(::getpid())) child = pid == keeper_ ? child : pid;
+  ASSERT_GT(child, 0);
+  const auto open_files = [&] {
+    std::string names;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(child) + "/fd", error))
+      names += fs::read_symlink(entry.path(), error).string() + "\n";
+    return names;
+  };
+  EXPECT_TRUE(Eventually([&] {
+    const std::string names = open_files();
+    return names.find("/image") != std::string::npos && names.find("marker") == std::string::npos;
+  })) << open_files();
+  EXPECT_EQ((*build)->Take().has_value(), false) << "it waits for the server";
+  ASSERT_EQ(::kill(stopped, SIGCONT), 0);
+  pollfd waiting{(*build)->fd(), POLLIN, 0};
+  ASSERT_EQ(::poll(&waiting, 1, 10'000), 1);
+  {
+    const auto mount = (*build)->Take();
+    ASSERT_TRUE(mount.has_value());
+    EXPECT_TRUE(mount->has_value());
+  }
+  build->reset();
+  ASSERT_TRUE(Eventually([&] { return ::waitpid(child, nullptr, WNOHANG) != 0; }));
+  Unmount();
+}
+
 // An image that is not one, or is cut off, is refused in words by whatever way it would be mounted.
 TEST_F(ViewTest, AnUnsoundImageIsRefused) {
   StartFuse();
@@ -585,6 +667,35 @@ TEST_F(ViewTest, AnUnsoundImageIsRefused) {
     EXPECT_NE(sealed.error().message().find("metadata cannot be mounted"), std::string::npos) << sealed.error();
     EXPECT_EQ(FindMount(mountpoint_)->type, kFileSystemType);
   }
+  Unmount();
+}
+
+// Names cost the kernel memory: an image cannot ask for more of it than goes with its own length.
+TEST_F(ViewTest, AnImageWithMoreNamesThanInodesIsRefused) {
+  StartFuse();
+  ViewOptions options = Options();
+  options.ways = {MetadataWay::kTmpfs};
+  for (const bool in_itself : {true, false}) {
+    ErofsImage::Node root = 0;
+    ErofsImage image = EmptyImage(true, &root);
+    ErofsImage::Node parent = root;
+    for (int depth = 0; depth < 40; ++depth) {
+      const auto child = image.AddDirectory(parent, "a", {.permissions = 0755, .nlink = 2}, true);
+      image.AddName(parent, "b", in_itself ? parent : child);
+      parent = child;
+    }
+    const Status sealed = Seal(PartsOf(image, true), options);
+    ASSERT_FALSE(sealed.has_value());
+    EXPECT_NE(sealed.error().message().find("more names than inodes"), std::string::npos) << sealed.error();
+  }
+  // Many names of one long link.
+  ErofsImage::Node root = 0;
+  ErofsImage image = EmptyImage(true, &root);
+  const auto link = image.AddSymlink(root, "0", {.permissions = 0777}, std::string(3000, 't'));
+  for (int i = 1; i < 100; ++i) image.AddName(root, std::to_string(i), link);
+  const Status sealed = Seal(PartsOf(image, true), options);
+  ASSERT_FALSE(sealed.has_value());
+  EXPECT_NE(sealed.error().message().find("more names than inodes"), std::string::npos) << sealed.error();
   Unmount();
 }
 
