@@ -1,6 +1,7 @@
 #include "shim/view.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -25,6 +26,7 @@ namespace {
 // linux/mount.h of Linux 6.5; older headers lack it.
 constexpr unsigned kMoveBeneath = 0x200;
 constexpr std::string_view kBuilt = "ok";
+constexpr int kEndMillis = 1000;  // of a process that has nothing left to do
 constexpr char kTooOld[] = "; a view needs Linux 6.5 (a mount moved beneath another)";
 
 // What is known of a mount without asking its file system.
@@ -74,11 +76,13 @@ Result<std::unique_ptr<ViewBuild>> ViewBuild::Start(const ViewParts& parts, cons
     std::vector<int> kept = {theirs.get(), parts.metadata.get()};
     for (const ViewLayer& layer : parts.layers) kept.push_back(layer.directory.get());
     CloseAllBut(std::move(kept));
-    const Result<UniqueFd> mount = Build(parts, options, device);
+    Result<UniqueFd> mount = Build(parts, options, device);
     const std::string words(mount.has_value() ? kBuilt : mount.error().message().substr(0, 4096));
     std::vector<int> descriptors;
     if (mount.has_value()) descriptors.push_back(mount->get());
-    ::_exit(ring::Send(theirs.get(), words, descriptors).has_value() ? 0 : 1);
+    const Status sent = ring::Send(theirs.get(), words, descriptors);
+    if (mount.has_value()) mount->Reset();  // before the socket: see Take
+    ::_exit(sent.has_value() ? 0 : 1);
   }
   return std::unique_ptr<ViewBuild>(new ViewBuild(child, std::move(ours)));
 }
@@ -95,7 +99,12 @@ std::optional<Result<UniqueFd>> ViewBuild::Take() {
     if (message.error().code() == Code::kDeadlineExceeded) return std::nullopt;
     return Fail(Code::kInternal, "the process that mounts a view died");
   }
-  if (message->bytes == kBuilt && message->descriptors.size() == 1) return std::move(message->descriptors.front());
+  if (message->bytes == kBuilt && message->descriptors.size() == 1) {
+    // A user may unmount it at once, which would be refused while the child, too, has it open.
+    pollfd ended{.fd = socket_.get(), .events = 0, .revents = 0};
+    ::poll(&ended, 1, kEndMillis);
+    return std::move(message->descriptors.front());
+  }
   return Fail(Code::kUnimplemented, message->bytes);
 }
 
