@@ -259,8 +259,6 @@ void Sync(fuse_req_t kernel, fuse_ino_t /*node*/, int /*data_only*/, fuse_file_i
   fuse_reply_err(kernel, 0);
 }
 
-void Flush(fuse_req_t kernel, fuse_ino_t /*node*/, fuse_file_info* /*file*/) { fuse_reply_err(kernel, 0); }
-
 // Whatever would change something. The kernel refuses most of it itself on a read-only mount, until root remounts it.
 template <typename... Arguments>
 void Refuse(fuse_req_t kernel, Arguments... /*ignored*/) {
@@ -278,7 +276,7 @@ fuse_lowlevel_ops MakeOperations() {
   operations.open = &Open;
   operations.read = &Read;
   operations.release = &Release;
-  operations.flush = &Flush;
+  // No flush: the first one is answered ENOSYS, after which the kernel closes files without asking. Nothing is written.
   operations.fsync = &Sync;
   operations.opendir = &OpenDirectory;
   operations.readdir = &ReadDirectory;
