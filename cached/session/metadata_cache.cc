@@ -105,8 +105,8 @@ uint64_t MetadataCache::StormLimit(const Directory& directory) const {
   return directory.misses * options_.entries_per_request * (names_read ? kNamesReadFactor : 1);
 }
 
-MetadataCache::Work MetadataCache::Choose(Directory& directory, const Threshold& threshold, Nanos max_age) {
-  if (!directory.persistent_checked) return Work::kLoad;
+MetadataCache::Kind MetadataCache::Choose(Directory& directory, const Threshold& threshold, Nanos max_age) {
+  if (!directory.persistent_checked) return Kind::kLoad;
   const Nanos now = clock_.Now();
   if (directory.misses == 0 || now - directory.misses_since > kStormWindow) {
     directory.misses = 0;
@@ -119,12 +119,12 @@ MetadataCache::Work MetadataCache::Choose(Directory& directory, const Threshold&
       directory.listing != nullptr && directory.listing->described && directory.listing->fetched_at >= threshold.exists;
   const bool lasting = max_age >= kStormWindow;
   const bool worth = StormLimit(directory) > directory.known_size && directory.known_size < options_.max_entries;
-  if (directory.misses >= kStormMisses && lasting && !listed && worth) return Work::kList;
-  return Work::kStat;
+  if (directory.misses >= kStormMisses && lasting && !listed && worth) return Kind::kListAttributes;
+  return Kind::kStat;
 }
 
-void MetadataCache::Land(const std::string& key, const FlightPtr& flight, Dropped* dropped) {
-  flights_.Land(key, flight);
+void MetadataCache::Land(const Question& question, const FlightPtr& flight, Dropped* dropped) {
+  flights_.Land(question, flight);
   Shrink();
   dropped->swap(dropped_);
 }
@@ -142,27 +142,28 @@ Result<Known> MetadataCache::Stat(const std::string& path, Nanos max_age, const 
     Directory& directory = Touch(parent);
     if (auto known = Look(directory, NameOf(path), threshold)) return *std::move(known);
     if (loaded) directory.persistent_checked = true;
-    Work work = Choose(directory, threshold, max_age);
-    if (work == Work::kList && listed) work = Work::kStat;
+    Kind work = Choose(directory, threshold, max_age);
+    if (work == Kind::kListAttributes && listed) work = Kind::kStat;
     const uint64_t limit = StormLimit(directory);
-    const std::string key = work == Work::kStat ? "S" + path : (work == Work::kList ? "L" : "P") + parent;
+    const Question question{work, work == Kind::kStat ? path : parent};
     bool led = false;
-    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, flights_.Board(lock, key, clock_.Now(), epoch_, context, &led));
+    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, flights_.Board(lock, question, clock_.Now(), context, &led));
     if (led) {
       lock.unlock();
-      if (work == Work::kStat) RunStat(path, *flight, context);
-      if (work == Work::kLoad) RunLoad(parent, *flight);
-      if (work == Work::kList) RunList(parent, ListDetail::kAttributes, limit, *flight, context);
+      if (work == Kind::kStat) RunStat(path, *flight, context);
+      if (work == Kind::kLoad) RunLoad(parent, *flight);
+      if (work == Kind::kListAttributes) RunList(parent, ListDetail::kAttributes, limit, *flight, context);
       lock.lock();
-      if (work == Work::kStat) KeepSingle(path, *flight);
-      if (work != Work::kStat) KeepListing(parent, *flight);
-      Land(key, flight, &dropped);
+      if (work == Kind::kStat) KeepSingle(question, *flight);
+      if (work != Kind::kStat) KeepListing(question, *flight);
+      Land(question, flight, &dropped);
       lock.unlock();
-      if (work == Work::kList && flight->listing != nullptr) Persist(parent, *flight->listing);
+      if (work == Kind::kListAttributes && flight->listing != nullptr)
+        Persist(question, flight->invalidations, *flight->listing);
     }
-    loaded = loaded || work == Work::kLoad;
-    listed = listed || (work == Work::kList && (led || flight->error.has_value()));
-    if (work != Work::kStat || !flight->done || flight->started < threshold.exists) continue;
+    loaded = loaded || work == Kind::kLoad;
+    listed = listed || (work == Kind::kListAttributes && (led || flight->error.has_value()));
+    if (work != Kind::kStat || !flight->done || flight->started < threshold.exists) continue;
     if (!flight->error.has_value()) return flight->known;
     if (led || !MetadataFlights::IsLeadersOwn(*flight->error)) return std::unexpected(*flight->error);
   }
@@ -181,9 +182,10 @@ Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& pa
     directory.wants_attributes = directory.wants_attributes || detail == ListDetail::kAttributes;
     const ListDetail asked = directory.wants_attributes ? ListDetail::kAttributes : ListDetail::kNames;
     const bool load = !loaded && !directory.persistent_checked;
-    const std::string key = (load ? "P" : (asked == ListDetail::kAttributes ? "L" : "N")) + path;
+    const Kind listing = asked == ListDetail::kAttributes ? Kind::kListAttributes : Kind::kListNames;
+    const Question question{load ? Kind::kLoad : listing, path};
     bool led = false;
-    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, flights_.Board(lock, key, clock_.Now(), epoch_, context, &led));
+    MLCACHE_ASSIGN_OR_RETURN(const FlightPtr flight, flights_.Board(lock, question, clock_.Now(), context, &led));
     if (led) {
       lock.unlock();
       if (load) {
@@ -192,10 +194,10 @@ Result<std::shared_ptr<const Listing>> MetadataCache::List(const std::string& pa
         RunList(path, asked, UINT64_MAX, *flight, context);
       }
       lock.lock();
-      KeepListing(path, *flight);
-      Land(key, flight, &dropped);
+      KeepListing(question, *flight);
+      Land(question, flight, &dropped);
       lock.unlock();
-      if (!load && flight->listing != nullptr) Persist(path, *flight->listing);
+      if (!load && flight->listing != nullptr) Persist(question, flight->invalidations, *flight->listing);
     }
     loaded = loaded || load;
     if (load || !flight->done || flight->started < threshold.exists) continue;
@@ -246,8 +248,9 @@ void MetadataCache::RunLoad(const std::string& path, Flight& flight) {
   flight.listing = std::move(listing);
 }
 
-void MetadataCache::KeepSingle(const std::string& path, const Flight& flight) {
-  if (flight.error.has_value() || flight.epoch != epoch_) return;
+void MetadataCache::KeepSingle(const Question& question, const Flight& flight) {
+  if (flight.error.has_value() || !flights_.IsCurrent(question, flight.invalidations)) return;
+  const std::string& path = question.path;
   Directory& directory = Touch(DirectoryOf(path));
   const std::string name(NameOf(path));
   const auto [single, fresh] = directory.singles.try_emplace(name, flight.known);
@@ -263,9 +266,9 @@ void MetadataCache::KeepSingle(const std::string& path, const Flight& flight) {
   Shrink();
 }
 
-void MetadataCache::KeepListing(const std::string& path, const Flight& flight) {
-  if (flight.epoch != epoch_) return;
-  Directory& directory = Touch(path);
+void MetadataCache::KeepListing(const Question& question, const Flight& flight) {
+  if (!flights_.IsCurrent(question, flight.invalidations)) return;
+  Directory& directory = Touch(question.path);
   directory.persistent_checked = true;
   if (flight.listing == nullptr) return;
   if (directory.listing != nullptr && directory.listing->fetched_at > flight.listing->fetched_at) return;
@@ -307,21 +310,19 @@ void MetadataCache::Shrink() {
   ++weight_;
 }
 
-void MetadataCache::Persist(const std::string& path, const Listing& listing) {
+void MetadataCache::Persist(const Question& question, uint64_t invalidations, const Listing& listing) {
   const Nanos wall = clock_.WallNow() - (clock_.Now() - listing.fetched_at);
   std::string bytes = EncodeListing(listing, wall);
   const uint64_t hash = EntriesHash(bytes);
-  uint64_t epoch = 0;
   {
     std::lock_guard lock(mutex_);
-    epoch = epoch_;
-    Directory& directory = Touch(path);
+    Directory& directory = Touch(question.path);
     if (directory.listing.get() != &listing) return;
     if (directory.persisted_hash == hash && clock_.Now() - directory.persisted_at < kPersistAgain) return;
     directory.persisted_hash = hash;
     directory.persisted_at = clock_.Now();
   }
-  const std::string key = PersistentKey(path);
+  const std::string key = PersistentKey(question.path);
   if (const Status status = persistent_.Write({{key, std::move(bytes)}}); !status.has_value()) {
     LOG_EVERY_N(WARNING, 1000) << "keeping a listing for the next start: " << status.error();
   }
@@ -329,7 +330,7 @@ void MetadataCache::Persist(const std::string& path, const Listing& listing) {
   bool invalidated = false;
   {
     std::lock_guard lock(mutex_);
-    invalidated = epoch != epoch_;
+    invalidated = !flights_.IsCurrent(question, invalidations);
   }
   if (invalidated) static_cast<void>(persistent_.Write({{key, std::nullopt}}));
 }
@@ -339,8 +340,7 @@ uint64_t MetadataCache::Invalidate(const std::string& path) {
   Dropped listings;
   {
     std::lock_guard lock(mutex_);
-    ++epoch_;
-    flights_.Forget();
+    flights_.Invalidate(path);
     Directory& parent = Touch(DirectoryOf(path));
     const auto [single, fresh] = parent.singles.try_emplace(std::string(NameOf(path)));
     if (fresh) ++weight_;

@@ -85,7 +85,7 @@ class MetadataCache {
     Nanos exists;
     Nanos absent;
   };
-  enum class Work : uint8_t { kStat, kLoad, kList };
+  using Kind = Question::Kind;
   using Flight = MetadataFlights::Flight;
   using FlightPtr = MetadataFlights::FlightPtr;
 
@@ -93,20 +93,21 @@ class MetadataCache {
   static std::optional<Known> Look(const Directory& directory, std::string_view name, const Threshold& threshold);
   Directory& Touch(const std::string& path);
   static bool Serves(const Directory& directory, const Threshold& threshold, ListDetail detail);
-  Work Choose(Directory& directory, const Threshold& threshold, Nanos max_age);
+  Kind Choose(Directory& directory, const Threshold& threshold, Nanos max_age);
   uint64_t StormLimit(const Directory& directory) const;
 
   // `dropped` takes what left the cache: it is to be destroyed without the lock.
   using Dropped = std::vector<std::shared_ptr<const Listing>>;
-  void Land(const std::string& key, const FlightPtr& flight, Dropped* dropped);
+  void Land(const Question& question, const FlightPtr& flight, Dropped* dropped);
 
   void RunStat(const std::string& path, Flight& flight, const store::CallContext& context);
   void RunList(const std::string& path, ListDetail detail, uint64_t limit, Flight& flight,
                const store::CallContext& context);
   void RunLoad(const std::string& path, Flight& flight);
-  void KeepSingle(const std::string& path, const Flight& flight);
-  void KeepListing(const std::string& path, const Flight& flight);
-  void Persist(const std::string& path, const Listing& listing);
+  void KeepSingle(const Question& question, const Flight& flight);
+  void KeepListing(const Question& question, const Flight& flight);
+  // `invalidations`: before the listing was asked for.
+  void Persist(const Question& question, uint64_t invalidations, const Listing& listing);
   void Shrink();
   void Drop(Directory& directory);
   std::string PersistentKey(std::string_view path) const;
@@ -122,8 +123,7 @@ class MetadataCache {
   std::list<std::string> used_;  // paths of directories_; the front was used last
   size_t weight_ = 0;            // entries of all directories
   MetadataFlights flights_;
-  Dropped dropped_;     // listings to be destroyed by whoever lets go of the lock
-  uint64_t epoch_ = 0;  // grows with every Invalidate: what was asked before is then not kept
+  Dropped dropped_;  // listings to be destroyed by whoever lets go of the lock
 };
 
 }  // namespace mlcache::session

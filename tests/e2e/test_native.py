@@ -283,7 +283,7 @@ def test_complete_files_stay_readable_while_the_daemon_is_dead(host, source, lar
 
 def test_noopen_keeps_opens_in_the_kernel(host, source):
     size = harness.make_tree(source, files=60)
-    mountpoint = mount(host, source, options="ro,open_mode=noopen")
+    mountpoint = mount(host, source, options="ro,open_mode=noopen,attr_ttl=600s")
     expected = harness.tree_digest(source)
     assert harness.tree_digest(mountpoint) == expected
     opens = harness.total(host.stats()["requests_total"].get("open", 0))
@@ -294,6 +294,16 @@ def test_noopen_keeps_opens_in_the_kernel(host, source):
     assert reads(host) == before
     assert host.total("store_read_bytes_total") == size
     assert mode_of(host, mountpoint) == "noopen"
+    # Neither do closes and reads: with the server stopped, all of it goes on.
+    files = [path for path in sorted(mountpoint.rglob("*")) if path.is_file() and ".mlcache" not in path.parts][:20]
+    server = host.server_pid(mountpoint)
+    for path in files:
+        path.read_bytes()
+    os.kill(server, signal.SIGSTOP)
+    try:
+        harness.run("cat", *files, timeout=5)
+    finally:
+        os.kill(server, signal.SIGCONT)
     first = (mountpoint / ".mlcache/stats").read_text()
     assert '"open_mode": "noopen"' in first
     assert (mountpoint / ".mlcache/stats").read_text() != first, "each open shows its own moment"

@@ -391,6 +391,41 @@ TEST_F(MetadataCacheTest, WhatWasAskedBeforeAnInvalidateIsNotKept) {
   EXPECT_EQ(Stat("file", kForever).info.size, 5U);
 }
 
+// A busy store's change feed tells of other places all the time.
+TEST_F(MetadataCacheTest, WhatIsInvalidatedElsewhereLeavesAnswersUnderWayAlone) {
+  store_.Put("dir/file", "x");
+  store_.Put("dir/sub/file", "x");
+  for (const auto& [changed, kept] : {std::pair("elsewhere/file", true),
+                                      {"dir-2/file", true},
+                                      {"dir/sub/file", true},
+                                      {"dir/file", false},
+                                      {"dir", false},
+                                      {"dir/new", false},
+                                      {"", false}}) {
+    clock_.Advance(seconds(10));
+    held_.Hold();
+    std::jthread early([&] { EXPECT_EQ(List("dir", seconds(5)), 2U); });
+    held_.WaitForCalls(1);
+    for (int times = 0; times < 10; ++times) cache_->Invalidate(changed);
+    held_.LetGo();
+    early.join();
+    const size_t lists = store_.lists();
+    EXPECT_EQ(List("dir", seconds(5)), 2U);
+    EXPECT_EQ(store_.lists() == lists, kept) << changed;
+  }
+  // More than is remembered: to be safe nothing is kept.
+  clock_.Advance(seconds(10));
+  held_.Hold();
+  std::jthread early([&] { EXPECT_EQ(List("dir", seconds(5)), 2U); });
+  held_.WaitForCalls(1);
+  for (int times = 0; times < 20'000; ++times) cache_->Invalidate("elsewhere/file" + std::to_string(times % 100));
+  held_.LetGo();
+  early.join();
+  const size_t lists = store_.lists();
+  EXPECT_EQ(List("dir", seconds(5)), 2U);
+  EXPECT_EQ(store_.lists(), lists + 1);
+}
+
 TEST_F(MetadataCacheTest, WhatAFeedInvalidatesIsBounded) {
   Make(1000);
   for (int name = 0; name < 5000; ++name) {
