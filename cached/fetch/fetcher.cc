@@ -31,6 +31,12 @@ constexpr uint64_t kRandomFetchBytes = 256 * kKiB;
 // Up to here Ensure looks for itself whether anything is missing; a longer range is walked by a worker.
 constexpr uint64_t kQuickLookBytes = 64 * kMiB;
 
+// What a read is rounded to, so that those that follow find their bytes.
+uint64_t GrainOf(const Source& source) {
+  if (source.outsized && (source.pattern == "random" || source.pattern == "unknown")) return cache::kBlockBytes;
+  return source.pattern == "random" ? kRandomFetchBytes : cache::kChunkBytes;
+}
+
 class FetcherImpl final : public Fetcher, private PartSink {
  public:
   FetcherImpl(const FetchOptions& options, const Clock& clock, Metrics& metrics)
@@ -185,7 +191,7 @@ void FetcherImpl::Dispatch(Part part) {
 
 void FetcherImpl::Join(Part part) {
   const Source& source = part.operation->source();
-  const uint64_t grain = source.pattern == "random" ? kRandomFetchBytes : cache::kChunkBytes;
+  const uint64_t grain = GrainOf(source);
   const uint64_t begin = part.begin / grain * grain;
   const uint64_t end = std::min(source.object->key().size, (part.end + grain - 1) / grain * grain);
   if (part.attempts == 0) metrics_.CountMissBytes(source.pattern, part.end - part.begin);

@@ -28,6 +28,7 @@ struct Source {
   std::shared_ptr<cache::CachedObject> object;
   cache::AccessHints hints;
   std::string pattern = "unknown";  // metrics label
+  bool outsized = false;            // larger than the cache: what is fetched beside what was asked for only takes room
 };
 
 struct FetchOptions {

@@ -34,6 +34,13 @@ bool Watch(int epoll, int fd, uint32_t events, Source source) {
   return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
+// An object lies in one tier.
+uint64_t LargestTier(const cache::ObjectCache& cache) {
+  uint64_t largest = 0;
+  for (const cache::TierReport& tier : cache.Tiers()) largest = std::max(largest, tier.capacity_bytes);
+  return largest;
+}
+
 }  // namespace
 
 Session::Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
@@ -45,6 +52,7 @@ Session::Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::uni
       outstanding_limit_(outstanding_limit),
       job_(std::move(job)),
       reader_(reader),
+      largest_tier_bytes_(LargestTier(parts.cache)),
       describe_(std::move(describe)),
       wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       files_(generation),

@@ -143,6 +143,7 @@ class Session {
   const size_t outstanding_limit_;
   const std::string job_;
   const uint64_t reader_;
+  const uint64_t largest_tier_bytes_;
   const std::function<std::string()> describe_;
   std::function<void(const ServingMode&)> heard_mode_;
   std::function<void(const ViewState&)> heard_view_;

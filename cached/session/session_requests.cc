@@ -145,6 +145,7 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
 void Session::Claim(fetch::Source& source) const {
   source.hints.job = job_;
   source.hints.reader = reader_;
+  source.outsized = source.ref.size > largest_tier_bytes_;
 }
 
 uint64_t Session::AddFile(uint64_t node, fetch::Source source) {

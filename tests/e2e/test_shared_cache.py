@@ -2,6 +2,7 @@
 import concurrent.futures
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -51,6 +52,24 @@ def test_two_cold_mounts_and_eight_readers_fetch_each_byte_once(hosts, source):
         assert host.total("store_read_bytes_total") == size + big
         assert len(server.gets) == before, "the second epoch asked the store"
         assert host.total("cache_hit_bytes_total") >= size + big
+
+
+def test_random_reads_of_a_file_larger_than_the_cache_fetch_their_blocks_alone(hosts, source):
+    block, size = 64 * KIB, 96 * MIB
+    data = harness.make_file(source / "huge", size).read_bytes()
+    harness.settle(source)
+    host = hosts(tier_size="64MiB")
+    mountpoint = host.mount(f"file://{source}")
+    random_offsets = random.Random(7)
+    asked = set()
+    with open(mountpoint / "huge", "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for _ in range(150):
+            at = random_offsets.randrange(block, size - 8 * KIB)
+            assert os.pread(file.fileno(), 8 * KIB, at) == data[at:at + 8 * KIB]
+            # The kernel asks for whole pages.
+            asked.update(range(at // 4096 * 4096 // block, (at + 8 * KIB - 1) // block + 1))
+    assert host.total("store_read_bytes_total") <= 1.1 * block * len(asked)
 
 
 def test_prefix_mounts_share_objects(host, source):

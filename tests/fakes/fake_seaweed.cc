@@ -105,6 +105,7 @@ class FakeSeaweed::Service final : public filer_pb::SeaweedFiler::Service {
                                     filer_pb::LookupDirectoryEntryResponse* reply) override {
     ++fake_.lookups_;
     const std::lock_guard lock(fake_.mutex_);
+    if (fake_.stopping_) return {grpc::StatusCode::UNAVAILABLE, "the filer is going away"};
     if (!fake_.lookup_status_.ok()) return fake_.lookup_status_;
     reply->set_log_ts_ns(fake_.NextTime());
     if (request->directory() == "/" && request->name().empty()) {
@@ -238,6 +239,10 @@ uint16_t FakeSeaweed::grpc_port() const {
 }
 
 void FakeSeaweed::StartFiler() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = false;
+  }
   if (filer_http_ == nullptr) {
     const auto port = static_cast<uint16_t>(std::stoi(filer_address_.substr(filer_address_.find(':') + 1)));
     filer_http_ =
@@ -253,6 +258,10 @@ void FakeSeaweed::StartFiler() {
 }
 
 void FakeSeaweed::StopFiler() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;  // whoever comes before the server has closed its door must not take it for a healthy one
+  }
   BreakFeeds();
   if (server_ != nullptr) {
     server_->Shutdown(std::chrono::system_clock::now());

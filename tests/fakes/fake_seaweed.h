@@ -114,6 +114,7 @@ class FakeSeaweed {
   std::vector<int> located_;
   Fault fault_;
   grpc::Status lookup_status_;
+  bool stopping_ = false;
   std::string volume_key_;
   std::string filer_key_;
   uint64_t next_key_ = 0x1f;

@@ -155,6 +155,33 @@ TEST(FetcherTest, RandomReadersAreNotBroughtWholeChunks) {
   EXPECT_EQ(Total(world.metrics.store_read_bytes), kChunkBytes);
 }
 
+TEST(FetcherTest, OfAFileLargerThanTheCacheOnlyTheBlocksThatAreReadAreFetched) {
+  FetchWorld world;
+  Source source = world.Make("file", 2 * kChunkBytes);
+  source.outsized = true;
+  std::string bytes;
+  const auto land = [&] {
+    while (world.metrics.fetches_in_flight.Value() > 0) std::this_thread::yield();
+  };
+  for (const char* pattern : {"unknown", "random"}) {
+    source.pattern = pattern;
+    for (const uint64_t offset : {kMiB + 100, 3 * kMiB, kChunkBytes + kBlockBytes - 10}) {
+      const uint64_t before = world.store->read_bytes();
+      const uint64_t at = offset + (source.pattern == "random" ? 8 * kBlockBytes : 0);
+      const uint64_t blocks = (at + 4096 - 1) / kBlockBytes - at / kBlockBytes + 1;
+      ASSERT_TRUE(world.ReadNow(source, at, 4096, &bytes).has_value());
+      EXPECT_EQ(bytes, Content(2 * kChunkBytes, 1).substr(at, 4096));
+      land();
+      EXPECT_EQ(world.store->read_bytes() - before, blocks * kBlockBytes) << pattern << " at " << at;
+    }
+  }
+  // Who reads on gets chunks.
+  source.pattern = "sequential";
+  ASSERT_TRUE(world.ReadNow(source, kMiB / 2, 4096, &bytes).has_value());
+  land();
+  EXPECT_TRUE(source.object->Missing(0, kChunkBytes).empty());
+}
+
 TEST(FetcherTest, DamagedBlockIsFetchedAgainUnseenByTheReader) {
   FetchWorld world;
   const Source source = world.Make("file", 4 * kBlockBytes);
