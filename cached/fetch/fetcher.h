@@ -11,6 +11,7 @@
 #include <span>
 
 #include "cached/cache/object_cache.h"
+#include "cached/fetch/fetch_observer.h"
 #include "cached/store/object_store.h"
 #include "common/clock.h"
 #include "common/status.h"
@@ -27,7 +28,8 @@ struct Source {
   store::ObjectRef ref;
   std::shared_ptr<cache::CachedObject> object;
   cache::AccessHints hints;
-  std::string pattern = "unknown";  // metrics label
+  std::string pattern = "unknown";                    // metrics label
+  std::shared_ptr<FetchObserver> observer = nullptr;  // of the mount that reads; may be null
 };
 
 struct FetchOptions {
