@@ -38,19 +38,20 @@ bool Watch(int epoll, int fd, uint32_t events, Source source) {
 
 Session::Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
                  uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
-                 std::function<std::string()> describe)
+                 std::shared_ptr<prefetch::Pacer> pacer, std::function<std::string()> describe)
     : parts_(parts),
       tree_(std::move(tree)),
       channel_(std::move(channel)),
       outstanding_limit_(outstanding_limit),
       job_(std::move(job)),
       reader_(reader),
+      pacer_(std::move(pacer)),
       describe_(std::move(describe)),
       wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       files_(generation),
       lender_(parts.cache, parts.metrics) {}
 
-Session::~Session() = default;
+Session::~Session() { pacer_->Close(); }
 
 void Session::Wake() const {
   // Only a full counter could fail, and that one wakes too.
@@ -177,6 +178,7 @@ void Session::Drain() {
     LOG(WARNING) << "a session that has ended still waits for " << running_ << " requests to the store";
   lock.unlock();
   files_.Clear();
+  pacer_->Close();
   if (reported_slots_ != 0) parts_.metrics.slots_in_use.Decrement(reported_slots_);
   reported_slots_ = 0;
 }

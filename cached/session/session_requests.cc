@@ -143,15 +143,17 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
 
 // What is read through the source is read by this mount's job.
 void Session::Claim(fetch::Source& source) const {
+  source.observer = pacer_;
   source.hints.job = job_;
-  source.hints.reader = reader_;
+  source.hints.plain = !pacer_->optimizes();
+  if (!source.hints.plain) source.hints.reader = reader_;
 }
 
 uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
   Claim(source);
   // What the kernel keeps of the file is read without a word to the daemon: the open has to count.
   source.object->Touch({}, source.hints);
-  return files_.Add(std::make_shared<OpenFile>(node, std::move(source), parts_.fetcher, parts_.metrics, job_));
+  return files_.Add(std::make_shared<OpenFile>(node, std::move(source), pacer_, parts_.metrics, job_));
 }
 
 void Session::Dispatch(const RequestPtr& request) {
@@ -322,8 +324,8 @@ void Session::ReadBySource(const RequestPtr& request, Result<fetch::Source> sour
   }
   Claim(*source);
   const uint64_t node = request->submission.node;
-  StartRead(request, files_.KeepByNode(
-                         std::make_shared<OpenFile>(node, *std::move(source), parts_.fetcher, parts_.metrics, job_)));
+  StartRead(request,
+            files_.KeepByNode(std::make_shared<OpenFile>(node, *std::move(source), pacer_, parts_.metrics, job_)));
 }
 
 void Session::StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file) {
