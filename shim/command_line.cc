@@ -195,13 +195,16 @@ Mount options
   ro                   read-only (the default; this release writes nothing)
   allow_other          let other users in (root's mounts through mount(8) do); file modes are always checked
   uid= gid= umask=     override what the store says of owners and modes
-  attr_ttl=10s         how old metadata may be
+  attr_ttl=10s         how old metadata may be (with ml.trainingMode 10m, unless it is given)
   immutable            the store never changes below this mount: metadata stays valid
   io_timeout=600s      end an operation that has no answer after so long with ETIMEDOUT; 0: wait for ever
   job=NAME             the name that statistics carry
   credential=NAME      the daemon's profile to read the store with
   open_mode=auto|passthrough|noopen|cached   seal=auto|on|off   durability=remote|local   scratch=DIR
-  ml.optimization[=WHAT]  ml.trainingMode[=BOOL]  ml.prefetchWorkers=8  ml.cacheSize=1GB  ml.datasetPath=/datasets
+  ml.optimization=true ml.prefetchWorkers=8 ml.cacheSize=1GB
+                       false: no look-ahead, plain recency · fetches ahead at once, 0 to 1024 · accepted, no effect yet
+  ml.trainingMode      the dataset seldom changes: metadata lasts 10 minutes
+  ml.datasetPath=/DIR  load the metadata below MOUNTPOINT/DIR ahead
 
 Exit codes: 0 the mount answers, 1 failure, 2 usage, 3 mlcached cannot be reached.
 )";

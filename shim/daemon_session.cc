@@ -16,14 +16,14 @@ constexpr size_t kFirstDoorbell = 4;       // control, arena, submission and not
 
 void FillOptions(const MountOptions& from, session::MountOptions* to) {
   to->set_read_only(from.read_only);
-  to->set_immutable(from.immutable || from.ml_training_mode);
-  to->set_attr_ttl_ns(static_cast<uint64_t>(from.attr_ttl.count()));
+  to->set_immutable(from.immutable);
+  to->set_attr_ttl_ns(static_cast<uint64_t>(from.EffectiveAttrTtl().count()));
   to->set_job(from.job);
   to->set_credential(from.credential);
   if (from.uid) to->set_uid(*from.uid);
   if (from.gid) to->set_gid(*from.gid);
   if (from.umask) to->set_umask(*from.umask);
-  to->set_ml_optimization(from.ml_optimization);
+  to->set_ml_optimization(from.ml_optimization ? "true" : "false");
   to->set_ml_prefetch_workers(from.ml_prefetch_workers);
   to->set_ml_cache_size_bytes(from.ml_cache_size_bytes);
   to->set_ml_training_mode(from.ml_training_mode);

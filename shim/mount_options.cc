@@ -123,21 +123,23 @@ constexpr auto kOptions = std::to_array<Option>({
        options->umask = mask;
        return {};
      }},
-    {"attr_ttl", [](const Given& given, MountOptions* options) { return Duration(given, &options->attr_ttl); }},
+    {"attr_ttl",
+     [](const Given& given, MountOptions* options) -> Status {
+       Nanos ttl{};
+       MLCACHE_RETURN_IF_ERROR(Duration(given, &ttl));
+       options->attr_ttl = ttl;
+       return {};
+     }},
     {"io_timeout", [](const Given& given, MountOptions* options) { return Duration(given, &options->io_timeout); }},
     {"job", [](const Given& given, MountOptions* options) { return Text(given, &options->job); }},
     {"credential", [](const Given& given, MountOptions* options) { return Text(given, &options->credential); }},
     {"scratch", [](const Given& given, MountOptions* options) { return Text(given, &options->scratch); }},
     {"socket_dir", [](const Given& given, MountOptions* options) { return Text(given, &options->socket_dir); }},
     {"ml.optimization",
-     [](const Given& given, MountOptions* options) -> Status {
-       if (given.value) return Text(given, &options->ml_optimization);
-       options->ml_optimization = "on";
-       return {};
-     }},
+     [](const Given& given, MountOptions* options) { return Boolean(given, &options->ml_optimization); }},
     {"ml.prefetchWorkers",
      [](const Given& given, MountOptions* options) {
-       return Number(given, 10, "a number up to 1024, as in ml.prefetchWorkers=8", 1024, &options->ml_prefetch_workers);
+       return Number(given, 10, "a number from 0 to 1024, as in ml.prefetchWorkers=8", 1024, &options->ml_prefetch_workers);
      }},
     {"ml.cacheSize",
      [](const Given& given, MountOptions* options) -> Status {
@@ -207,6 +209,10 @@ std::unexpected<Error> Unknown(const Given& given) {
 }
 
 }  // namespace
+
+Nanos MountOptions::EffectiveAttrTtl() const {
+  return attr_ttl.value_or(ml_training_mode ? Nanos(std::chrono::minutes(10)) : Nanos(std::chrono::seconds(10)));
+}
 
 Status ParseMountOptions(std::string_view list, MountOptions* options, std::vector<std::string>* ignored) {
   for (const Given& given : Split(list)) {

@@ -24,17 +24,20 @@ struct MountOptions {
   std::optional<uint32_t> uid;  // overrides what the store says
   std::optional<uint32_t> gid;
   std::optional<uint32_t> umask;
-  Nanos attr_ttl = std::chrono::seconds(10);     // how old metadata may be
+  std::optional<Nanos> attr_ttl;                 // how old metadata may be; see EffectiveAttrTtl
   Nanos io_timeout = std::chrono::seconds(600);  // of one operation; 0: for ever
   std::string job;
   std::string credential;
   std::string scratch;
-  std::string ml_optimization;
-  uint32_t ml_prefetch_workers = 0;  // 0: the daemon's choice
+  bool ml_optimization = true;       // look-ahead, and eviction by how the job reads
+  uint32_t ml_prefetch_workers = 8;  // fetches ahead of this mount's readers at once; 0: none
   uint64_t ml_cache_size_bytes = 0;  // 0: no wish
-  bool ml_training_mode = false;
-  std::string ml_dataset_path;
-  std::string socket_dir;  // "" when not given here
+  bool ml_training_mode = false;     // metadata lasts as long as a training job does not mind
+  std::string ml_dataset_path;       // below the mountpoint: its metadata is loaded ahead
+  std::string socket_dir;            // "" when not given here
+
+  // What attr_ttl= says; without it 10 s, in training mode 10 min.
+  Nanos EffectiveAttrTtl() const;
 };
 
 // Reads a comma-separated list into `options`, over what is there already; a comma inside a value is written "\,".

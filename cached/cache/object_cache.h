@@ -46,6 +46,7 @@ struct AccessHints {
   ObjectClass object_class = ObjectClass::kUnknown;
   int64_t plan_position = -1;  // of the next declared use; -1 when no plan names it
   bool keep = true;            // false: serve it, but do not admit it (an unsettled version)
+  bool plain = false;          // recency alone counts: nothing is to be learned from it (ml.optimization=false)
 
   // Who reads what, as hashes, for policies that learn from it; 0 for nobody (prefetch of the daemon's own, a restart).
   uint64_t reader = 0;   // of the job, or of the mount where the job has no name

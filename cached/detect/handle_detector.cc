@@ -23,6 +23,7 @@ class HandleDetector final : public PatternDetector {
     const int64_t delta = static_cast<int64_t>(offset - last_offset_);
     Follow(seen, offset, length);
     Conclude(seen);
+    conclusion_.agrees = seen == conclusion_.pattern;
     // A change of stride is no change of pattern.
     if (seen == Pattern::kStrided && conclusion_.pattern == Pattern::kStrided) conclusion_.stride = delta;
     last_delta_ = delta;

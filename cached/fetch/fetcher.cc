@@ -145,7 +145,7 @@ void FetcherImpl::Read(const Source& source, uint64_t offset, std::span<std::byt
     done({});
     return;
   }
-  auto operation = std::make_shared<ReadOperation>(source, offset, out, context, std::move(done));
+  auto operation = std::make_shared<ReadOperation>(source, offset, out, context, clock_.Now(), std::move(done));
   std::vector<Part> parts;
   for (uint64_t begin = offset; begin < end;) {
     const uint64_t until = std::min(end, (begin / cache::kChunkBytes + 1) * cache::kChunkBytes);
@@ -310,7 +310,13 @@ void FetcherImpl::End(Part part, const Status& status) {
   const std::shared_ptr<ReadOperation> operation = std::move(part.operation);
   if (status.has_value()) ledger_.Use(*operation->source().object, part.begin, part.end);
   if (!operation->EndPart(status)) return;
-  metrics_.CountRead(operation->source().pattern, operation->missed());
+  const Source& source = operation->source();
+  metrics_.CountRead(source.pattern, operation->missed());
+  if (operation->missed()) {
+    const Nanos waited = clock_.Now() - operation->began();
+    metrics_.CountStall(source.pattern, waited);
+    if (source.observer != nullptr) source.observer->Stalled(waited);
+  }
   operation->Finish();
 }
 

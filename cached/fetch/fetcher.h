@@ -11,6 +11,7 @@
 #include <span>
 
 #include "cached/cache/object_cache.h"
+#include "cached/fetch/fetch_observer.h"
 #include "cached/store/object_store.h"
 #include "common/clock.h"
 #include "common/status.h"
@@ -29,6 +30,7 @@ struct Source {
   cache::AccessHints hints;
   std::string pattern = "unknown";  // metrics label
   bool outsized = false;            // larger than the cache: what is fetched beside what was asked for only takes room
+  std::shared_ptr<FetchObserver> observer = nullptr;  // of the mount that reads; may be null
 };
 
 struct FetchOptions {

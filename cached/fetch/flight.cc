@@ -3,13 +3,14 @@
 namespace mlcache::fetch {
 
 ReadOperation::ReadOperation(const Source& source, uint64_t offset, std::span<std::byte> out,
-                             const store::CallContext& context, ReadDone done)
+                             const store::CallContext& context, Nanos began, ReadDone done)
     : source_(source),
       job_(context.job),
       offset_(offset),
       out_(out),
       stop_(context.stop),
       deadline_(context.deadline),
+      began_(began),
       done_(std::move(done)) {}
 
 bool ReadOperation::EndPart(const Status& status) {

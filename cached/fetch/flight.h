@@ -26,12 +26,13 @@ namespace mlcache::fetch {
 class ReadOperation {
  public:
   ReadOperation(const Source& source, uint64_t offset, std::span<std::byte> out, const store::CallContext& context,
-                ReadDone done);
+                Nanos began, ReadDone done);
 
   const Source& source() const { return source_; }
   const std::string& job() const { return job_; }
   const std::stop_token& stop() const { return stop_; }
   Nanos deadline() const { return deadline_; }
+  Nanos began() const { return began_; }
   uint64_t begin() const { return offset_; }
   uint64_t end() const { return offset_ + out_.size(); }
 
@@ -56,6 +57,7 @@ class ReadOperation {
   const std::span<std::byte> out_;
   const std::stop_token stop_;
   const Nanos deadline_;
+  const Nanos began_;
   ReadDone done_;
   std::atomic<bool> missed_ = false;
   std::atomic<uint32_t> open_parts_ = 1;
@@ -103,6 +105,7 @@ struct Flight {
   uint64_t begin = 0;  // the chunk's, within the object
   uint64_t end = 0;
   std::stop_source stop;
+  std::stop_token purpose;  // requested: what it was fetched ahead for has been called off
 
   // Guarded by the board's mutex.
   State state = State::kQueued;

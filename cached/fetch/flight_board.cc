@@ -164,6 +164,7 @@ std::shared_ptr<Flight> FlightBoard::NextOf(const std::shared_ptr<EnsureOperatio
       flight->job = ensure->job;
       flight->priority = ensure->priority;
       flight->background = ensure->priority != store::Priority::kDemand;
+      flight->purpose = ensure->stop;
       flight->ensures.push_back({.operation = ensure});
       return flight;
     }

@@ -53,7 +53,9 @@ void FlightRunner::Run(const std::shared_ptr<Flight>& flight) {
   const std::vector<cache::ByteRange>& ranges = flight->ranges;
 
   const bool speculative = IsSpeculative(*flight) && !ranges.empty();
-  if (speculative) ledger_.Issue(flight->source.object, flight->chunk, ranges);
+  if (speculative) {
+    ledger_.Issue(flight->source.object, flight->chunk, ranges, flight->source.observer, flight->purpose);
+  }
   const store::CallContext context{
       .priority = flight->priority, .job = flight->job, .deadline = deadline, .stop = flight->stop.get_token()};
   Status fetched;
@@ -112,8 +114,9 @@ Status FlightRunner::Fetch(const std::shared_ptr<Flight>& flight, const cache::B
   const prometheus::Labels labels{{"store", flight->source.object->key().store}};
   for (uint64_t at = range.offset; at < end;) {
     const uint64_t length = stream ? range.length : std::min(kVerifiedStep, end - at);
-    uint64_t taken = 0;
-    const Status status = FetchStep(flight, at, length, stream, context, &taken);
+    Progress progress;
+    const Nanos asked = clock_.Now();
+    const Status status = FetchStep(flight, at, length, stream, context, &progress);
     if (!status.has_value()) {
       // Nothing of a range that failed is kept, so the steps that had succeeded were for nothing too; what the failed
       // call itself brought is counted by the store.
@@ -121,6 +124,9 @@ Status FlightRunner::Fetch(const std::shared_ptr<Flight>& flight, const cache::B
       return status;
     }
     at += length;
+    if (FetchObserver* const observer = flight->source.observer.get(); observer != nullptr) {
+      observer->Fetched(length, progress.first_byte - asked, clock_.Now() - asked);
+    }
     // Counted before the last reader is told, so that whoever has read everything finds everything counted.
     if (at == end) metrics_.store_read_bytes.Add(labels).Increment(static_cast<double>(range.length));
     sink_.Deliver(flight, board_.Arrive(*flight, at));
@@ -129,11 +135,13 @@ Status FlightRunner::Fetch(const std::shared_ptr<Flight>& flight, const cache::B
 }
 
 Status FlightRunner::FetchStep(const std::shared_ptr<Flight>& flight, uint64_t offset, uint64_t length, bool stream,
-                               const store::CallContext& context, uint64_t* taken) {
+                               const store::CallContext& context, Progress* progress) {
   const std::string& path = flight->source.ref.path;
+  uint64_t* const taken = &progress->taken;
   const store::ByteSink sink = [&](std::span<const std::byte> bytes) -> Status {
     if (bytes.size() > length - *taken) return Fail(Code::kDataLoss, path + ": the store sent more than was asked for");
     if (bytes.empty()) return {};
+    if (*taken == 0) progress->first_byte = clock_.Now();
     std::memcpy(flight->Bytes(offset + *taken, offset + *taken + bytes.size()).data(), bytes.data(), bytes.size());
     *taken += bytes.size();
     if (stream && *taken < length) sink_.Deliver(flight, board_.Arrive(*flight, offset + *taken));

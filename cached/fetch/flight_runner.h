@@ -38,12 +38,17 @@ class FlightRunner {
 
  private:
   using Reservations = std::vector<std::unique_ptr<cache::Reservation>>;
+  // Of one call of the store.
+  struct Progress {
+    uint64_t taken = 0;
+    Nanos first_byte{};  // when it came
+  };
 
   Result<Reservations> Reserve(const Flight& flight, const std::vector<cache::ByteRange>& ranges) const;
   void Land(const std::shared_ptr<Flight>& flight, const Status& fetched, const Status& kept);
   Status Fetch(const std::shared_ptr<Flight>& flight, const cache::ByteRange& range, const store::CallContext& context);
   Status FetchStep(const std::shared_ptr<Flight>& flight, uint64_t offset, uint64_t length, bool stream,
-                   const store::CallContext& context, uint64_t* taken);
+                   const store::CallContext& context, Progress* progress);
   Status Keep(const Flight& flight, const cache::ByteRange& range, cache::Reservation& room);
 
   FlightBoard& board_;

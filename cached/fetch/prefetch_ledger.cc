@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace mlcache::fetch {
 namespace {
@@ -34,7 +35,8 @@ uint64_t BytesOf(uint64_t mask, uint64_t chunk, uint64_t object_bytes) {
 }  // namespace
 
 void PrefetchLedger::Issue(const std::shared_ptr<cache::CachedObject>& object, uint64_t chunk,
-                           const std::vector<cache::ByteRange>& ranges) {
+                           const std::vector<cache::ByteRange>& ranges, std::shared_ptr<FetchObserver> observer,
+                           std::stop_token purpose) {
   uint64_t mask = 0;
   for (const cache::ByteRange& range : ranges) mask |= BlockMask(chunk, range.offset, range.offset + range.length);
   const std::scoped_lock lock(mutex_);
@@ -48,13 +50,20 @@ void PrefetchLedger::Issue(const std::shared_ptr<cache::CachedObject>& object, u
     entry.arriving = true;
     entry.object = object;
     entry.object_bytes = object->key().size;
+    entry.observer = std::move(observer);
+    entry.purpose = std::move(purpose);
     return;
   }
   if (entries_.size() >= max_chunks_) {
     Waste(entries_.front(), entries_.front().unread);
     Erase(entries_.begin());
   }
-  entries_.push_back({.key = key, .object = object, .object_bytes = object->key().size, .unread = mask});
+  entries_.push_back({.key = key,
+                      .object = object,
+                      .object_bytes = object->key().size,
+                      .unread = mask,
+                      .observer = std::move(observer),
+                      .purpose = std::move(purpose)});
   index_.emplace(key, std::prev(entries_.end()));
   outstanding_.store(entries_.size(), std::memory_order_relaxed);
 }
@@ -76,7 +85,11 @@ void PrefetchLedger::UseSlowly(const cache::CachedObject& object, uint64_t begin
     if (found == index_.end()) continue;
     Entry& entry = *found->second;
     const uint64_t read = entry.unread & BlockMask(chunk, begin, end);
-    if (read != 0) used_.Increment(static_cast<double>(BytesOf(read, chunk, entry.object_bytes)));
+    if (read != 0) {
+      const uint64_t bytes = BytesOf(read, chunk, entry.object_bytes);
+      used_.Increment(static_cast<double>(bytes));
+      if (entry.observer != nullptr) entry.observer->Used(bytes);
+    }
     entry.unread &= ~read;
     if (entry.unread == 0) Erase(found->second);
   }
@@ -100,12 +113,22 @@ void PrefetchLedger::Sweep(size_t count) {
     gone &= entry->arriving ? 0 : entry->unread;
     Waste(*entry, gone);
     entry->unread &= ~gone;
+    if (entry->purpose.stop_requested()) {
+      TellWaste(*entry, entry->unread);
+      entry->observer = nullptr;
+    }
     entries_.splice(entries_.end(), entries_, entry);
     if (entry->unread == 0) Erase(entry);
   }
 }
 
+void PrefetchLedger::TellWaste(const Entry& entry, uint64_t blocks) {
+  if (blocks == 0 || entry.observer == nullptr) return;
+  entry.observer->Wasted(BytesOf(blocks, entry.key.chunk, entry.object_bytes));
+}
+
 void PrefetchLedger::Waste(const Entry& entry, uint64_t blocks) {
+  TellWaste(entry, blocks);
   if (blocks != 0) wasted_.Increment(static_cast<double>(BytesOf(blocks, entry.key.chunk, entry.object_bytes)));
 }
 

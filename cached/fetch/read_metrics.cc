@@ -21,6 +21,7 @@ ReadMetrics::ReadMetrics(Metrics& metrics) {
     miss_bytes_[i] = &metrics.cache_miss_bytes.Add({{"pattern", pattern}});
     hits_[i] = &metrics.cache_hits.Add({{"pattern", pattern}});
     misses_[i] = &metrics.cache_misses.Add({{"pattern", pattern}});
+    stalls_[i] = &metrics.read_stall_seconds.Add({{"pattern", pattern}});
   }
 }
 
@@ -41,6 +42,10 @@ void ReadMetrics::CountMissBytes(std::string_view pattern, uint64_t bytes) {
 
 void ReadMetrics::CountRead(std::string_view pattern, bool missed) {
   (missed ? misses_ : hits_)[IndexOf(pattern)]->Increment();
+}
+
+void ReadMetrics::CountStall(std::string_view pattern, Nanos waited) {
+  stalls_[IndexOf(pattern)]->Increment(std::chrono::duration<double>(waited).count());
 }
 
 }  // namespace mlcache::fetch

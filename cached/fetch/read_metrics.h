@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "common/clock.h"
+
 namespace mlcache {
 class Metrics;
 }
@@ -20,6 +22,7 @@ class ReadMetrics {
   void CountHitBytes(std::string_view tier, std::string_view pattern, uint64_t bytes);
   void CountMissBytes(std::string_view pattern, uint64_t bytes);
   void CountRead(std::string_view pattern, bool missed);
+  void CountStall(std::string_view pattern, Nanos waited);
 
  private:
   static constexpr size_t kPatterns = 5;
@@ -29,6 +32,7 @@ class ReadMetrics {
   std::array<prometheus::Counter*, kPatterns> miss_bytes_{};
   std::array<prometheus::Counter*, kPatterns> hits_{};
   std::array<prometheus::Counter*, kPatterns> misses_{};
+  std::array<prometheus::Counter*, kPatterns> stalls_{};
 };
 
 }  // namespace mlcache::fetch

@@ -125,6 +125,8 @@ Metrics::Metrics()
       cache_miss_bytes(Counter(*registry_, "cache_miss_bytes_total", "Bytes that a reader had to wait for the store")),
       cache_hits(Counter(*registry_, "cache_hits_total", "Reads answered without the store")),
       cache_misses(Counter(*registry_, "cache_misses_total", "Reads that waited for the store")),
+      read_stall_seconds(Counter(*registry_, "read_stall_seconds_total",
+                                 "Time that reads waited because something of them was not cached")),
       evicted_bytes(Counter(*registry_, "evicted_bytes_total", "Bytes dropped to make room or by order")),
       verified_bytes(Counter(*registry_, "verified_bytes_total", "Cached bytes read back and checked")),
       corrupt_blocks(

@@ -56,18 +56,19 @@ class Metrics {
   Gauges& store_circuit_open;         // {store}; 1 while requests are refused because the store does not answer
 
   // The cache. pattern is sequential|strided|random|reverse|unknown.
-  Counters& cache_hit_bytes;    // {tier,pattern}; tier is memory|disk
-  Counters& cache_miss_bytes;   // {pattern}
-  Counters& cache_hits;         // {pattern}; requests answered without the store
-  Counters& cache_misses;       // {pattern}
-  Counters& evicted_bytes;      // {tier}
-  Counters& verified_bytes;     // {tier}; bytes read back and checked against their checksum
-  Counters& corrupt_blocks;     // {tier}
-  Counters& bypass_bytes;       // no label: served without being kept (no room, unsettled version)
-  Gauges& tier_used_bytes;      // {tier = its directory}
-  Gauges& tier_capacity_bytes;  // {tier}
-  Gauges& tier_objects;         // {tier}
-  Gauges& tier_isolated;        // {tier}; 1 while bypassed after an error
+  Counters& cache_hit_bytes;     // {tier,pattern}; tier is memory|disk
+  Counters& cache_miss_bytes;    // {pattern}
+  Counters& cache_hits;          // {pattern}; requests answered without the store
+  Counters& cache_misses;        // {pattern}
+  Counters& read_stall_seconds;  // {pattern}; how long reads waited because something of them was not cached
+  Counters& evicted_bytes;       // {tier}
+  Counters& verified_bytes;      // {tier}; bytes read back and checked against their checksum
+  Counters& corrupt_blocks;      // {tier}
+  Counters& bypass_bytes;        // no label: served without being kept (no room, unsettled version)
+  Gauges& tier_used_bytes;       // {tier = its directory}
+  Gauges& tier_capacity_bytes;   // {tier}
+  Gauges& tier_objects;          // {tier}
+  Gauges& tier_isolated;         // {tier}; 1 while bypassed after an error
 
   // Prefetch and aggregation.
   prometheus::Counter& prefetch_issued_bytes;

@@ -229,6 +229,7 @@ void EpochAwarePolicy::Learn(Index index, const AccessHints& hints) {
 }
 
 void EpochAwarePolicy::Touch(const EvictionUnit& unit, const AccessHints& hints) {
+  if (hints.plain) return;
   if (unit.chunk == kWholeObject) {
     Learn(Know(unit), hints);
     return;

@@ -40,6 +40,12 @@ bool PolicyChooser::IsRepeat(const EvictionUnit& unit, const AccessHints& hints)
 }
 
 void PolicyChooser::Touch(const EvictionUnit& unit, const AccessHints& hints) {
+  if (hints.plain) {
+    // What others have made epoch-aware stays as it is.
+    Observe(unit);
+    PolicyOf(kRecency).Touch(unit, hints);
+    return;
+  }
   Dataset& dataset = DatasetOf(hints.dataset);
   if (!IsRepeat(unit, hints)) {
     ++reads_;
@@ -59,7 +65,7 @@ void PolicyChooser::Touch(const EvictionUnit& unit, const AccessHints& hints) {
 }
 
 void PolicyChooser::Track(const EvictionUnit& unit, uint64_t bytes, const AccessHints& hints) {
-  int mode = DatasetOf(hints.dataset).mode;
+  int mode = hints.plain ? kRecency : DatasetOf(hints.dataset).mode;
   if (PolicyOf(1 - mode).Tracked(unit) > 0) {
     mode = 1 - mode;
   } else if (PolicyOf(mode).Tracked(unit) == 0) {

@@ -4,8 +4,9 @@
 // A dataset begins as epoch-aware. It falls back to recency when its readers turn out not to go in epochs. From then on
 // two *ghosts*, the same policies at small scale over a sample of the dataset's units (at most 2,048, by hash), say
 // which would hit more; the choice changes when the other leads by 2 % in two windows in a row. A unit moves over when
-// it is read next. Room is taken where it hurts least: of the units each side gave up last, the share that is read
-// again. Memory beside the two policies: at most 400 KiB for each of at most 16 datasets.
+// it is read next. What is read as plain (AccessHints) is kept by recency and counts for none of this. Room is taken
+// where it hurts least: of the units each side gave up last, the share that is read again. Memory beside the two
+// policies: at most 400 KiB for each of at most 16 datasets.
 #pragma once
 
 #include <array>

@@ -11,10 +11,10 @@
 
 #include "cached/metrics/metrics.h"
 #include "cached/rpc/targets.h"
-#include "cached/rpc/walk.h"
 #include "cached/rpc/warmup.h"
 #include "cached/seal/sealer.h"
 #include "cached/session/volume.h"
+#include "cached/session/walk.h"
 #include "common/version.h"
 
 namespace mlcache::rpc {
@@ -56,7 +56,7 @@ class StreamObserver final : public WarmupObserver {
 };
 
 // One CheckReply a file.
-class CheckVisitor final : public TreeVisitor {
+class CheckVisitor final : public session::TreeVisitor {
  public:
   CheckVisitor(const ResolvedTarget& target, cache::ObjectCache& cache, grpc::ServerContext& context,
                grpc::ServerWriter<control::CheckReply>& writer)
@@ -90,7 +90,7 @@ class CheckVisitor final : public TreeVisitor {
   grpc::ServerWriter<control::CheckReply>& writer_;
 };
 
-class EvictVisitor final : public TreeVisitor {
+class EvictVisitor final : public session::TreeVisitor {
  public:
   EvictVisitor(const ResolvedTarget& target, cache::ObjectCache& cache, grpc::ServerContext& context,
                control::EvictReply& reply)
@@ -193,8 +193,8 @@ grpc::Status ControlService::Check(grpc::ServerContext* context, const control::
   }
   for (const ResolvedTarget& target : targets.targets) {
     CheckVisitor visitor(target, parts_.cache, *context, *writer);
-    const WalkOptions walk{.request_timeout = options_.request_timeout, .priority = store::Priority::kDemand};
-    if (!Walk(*target.volume, target.path, walk, parts_.clock, visitor)) return CalledOff();
+    const session::WalkOptions walk{.request_timeout = options_.request_timeout, .priority = store::Priority::kDemand};
+    if (!session::Walk(*target.volume, target.path, walk, parts_.clock, visitor)) return CalledOff();
   }
   return grpc::Status::OK;
 }
@@ -207,9 +207,9 @@ grpc::Status ControlService::Evict(grpc::ServerContext* context, const control::
     if (parts_.sealer != nullptr) parts_.sealer->Release(*target.volume, target.path);
     EvictVisitor visitor(target, parts_.cache, *context, *reply);
     // What is cached is of the version last seen, so the metadata at hand are the right ones, whatever the store has.
-    const WalkOptions walk{
+    const session::WalkOptions walk{
         .max_age = Nanos::max(), .request_timeout = options_.request_timeout, .priority = store::Priority::kDemand};
-    if (!Walk(*target.volume, target.path, walk, parts_.clock, visitor)) return CalledOff();
+    if (!session::Walk(*target.volume, target.path, walk, parts_.clock, visitor)) return CalledOff();
   }
   return grpc::Status::OK;
 }

@@ -10,7 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "cached/rpc/walk.h"
+#include "cached/session/walk.h"
 
 namespace mlcache::rpc {
 namespace {
@@ -35,7 +35,7 @@ struct Revisit {
   uint64_t counted_bytes = 0;  // in bytes_total
 };
 
-class Warmup final : public TreeVisitor {
+class Warmup final : public session::TreeVisitor {
  public:
   Warmup(const ResolvedTargets& targets, const WarmupOptions& options, fetch::Fetcher& fetcher, const Clock& clock,
          WarmupObserver& observer)
@@ -83,8 +83,8 @@ class Warmup final : public TreeVisitor {
   bool WalkAll() {
     for (const ResolvedTarget& target : targets_.targets) {
       walking_ = &target;
-      const WalkOptions walk{.request_timeout = options_.request_timeout, .stop = stop_.get_token()};
-      if (!Walk(*target.volume, target.path, walk, clock_, *this)) return false;
+      const session::WalkOptions walk{.request_timeout = options_.request_timeout, .stop = stop_.get_token()};
+      if (!session::Walk(*target.volume, target.path, walk, clock_, *this)) return false;
     }
     const std::lock_guard lock(mutex_);
     progress_.set_listing_done(true);

@@ -242,8 +242,7 @@ bool Sealer::MayTry(const Subject& subject, Mount& mount) {
     mount.asked = false;
     return false;
   };
-  if (!subject.report.immutable)
-    return refuse("no: the dataset may change; mount with -o immutable (or ml.trainingMode) where it does not");
+  if (!subject.report.immutable) return refuse("no: the dataset may change; mount with -o immutable where it does not");
   if (!subject.report.read_only) return refuse("no: the mount is writable; mount with -o ro");
   if (!subject.allow_other) return refuse("no: a view is open to every user; mount with -o allow_other");
   if (mount.asked) return true;

@@ -2,9 +2,11 @@
 // peer. Pure but for SendWelcome and SendRefusal.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cached/prefetch/pacer.h"
 #include "cached/session/attributes.h"
 #include "cached/session/credential_table.h"
 #include "cached/session/session_server.h"
@@ -27,8 +29,16 @@ Status MayMount(const ring::PeerIdentity& peer, const SessionServerOptions& opti
 Result<CredentialProfile> CredentialOf(const Hello& hello, const ring::PeerIdentity& peer,
                                        const SessionServerOptions& options);
 
-// What is asked for that this daemon does not do: a writable mount.
+// What is asked for that this daemon does not do: a writable mount, an option without meaning.
 Status CheckOptions(const MountOptions& options);
+
+// How the mount is read ahead (options that CheckOptions has let pass).
+prefetch::PacerOptions PacerOptionsOf(const MountOptions& options);
+
+// ml.datasetPath as a path of the volume, nothing without it. kInvalidArgument for what is no path below the mount, or
+// names no directory; kNotFound when there is nothing. A store that does not answer now is no reason to refuse a mount.
+Result<std::optional<std::string>> DatasetOf(const MountOptions& options, Volume& volume, Nanos max_age,
+                                             const store::CallContext& context);
 
 View ViewOf(const MountOptions& options, const VolumeOptions& volume);
 

@@ -5,9 +5,9 @@
 
 namespace mlcache::session {
 
-OpenFile::OpenFile(uint64_t node, fetch::Source source, fetch::Fetcher& fetcher, Metrics& metrics,
+OpenFile::OpenFile(uint64_t node, fetch::Source source, std::shared_ptr<prefetch::Pacer> pacer, Metrics& metrics,
                    const std::string& job)
-    : node_(node), source_(std::move(source)), readahead_(source_, fetcher, metrics, job) {}
+    : node_(node), source_(std::move(source)), readahead_(source_, std::move(pacer), metrics, job) {}
 
 const fetch::Source& OpenFile::OnRead(uint64_t offset, uint64_t length) {
   std::lock_guard lock(mutex_);

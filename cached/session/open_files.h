@@ -19,8 +19,9 @@ namespace mlcache::session {
 
 class OpenFile {
  public:
-  // Borrows the fetcher and the metrics.
-  OpenFile(uint64_t node, fetch::Source source, fetch::Fetcher& fetcher, Metrics& metrics, const std::string& job);
+  // Borrows the metrics.
+  OpenFile(uint64_t node, fetch::Source source, std::shared_ptr<prefetch::Pacer> pacer, Metrics& metrics,
+           const std::string& job);
 
   uint64_t node() const { return node_; }
   uint64_t size() const { return source_.ref.size; }

@@ -45,7 +45,7 @@ uint64_t LargestTier(const cache::ObjectCache& cache) {
 
 Session::Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
                  uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
-                 std::function<std::string()> describe)
+                 std::shared_ptr<prefetch::Pacer> pacer, std::function<std::string()> describe)
     : parts_(parts),
       tree_(std::move(tree)),
       channel_(std::move(channel)),
@@ -53,12 +53,13 @@ Session::Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::uni
       job_(std::move(job)),
       reader_(reader),
       largest_tier_bytes_(LargestTier(parts.cache)),
+      pacer_(std::move(pacer)),
       describe_(std::move(describe)),
       wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       files_(generation),
       lender_(parts.cache, parts.metrics) {}
 
-Session::~Session() = default;
+Session::~Session() { pacer_->Close(); }
 
 void Session::Wake() const {
   // Only a full counter could fail, and that one wakes too.
@@ -185,6 +186,7 @@ void Session::Drain() {
     LOG(WARNING) << "a session that has ended still waits for " << running_ << " requests to the store";
   lock.unlock();
   files_.Clear();
+  pacer_->Close();
   if (reported_slots_ != 0) parts_.metrics.slots_in_use.Decrement(reported_slots_);
   reported_slots_ = 0;
 }

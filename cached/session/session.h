@@ -16,6 +16,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "cached/prefetch/pacer.h"
 #include "cached/session/lender.h"
 #include "cached/session/open_files.h"
 #include "cached/session/request_metrics.h"
@@ -44,11 +45,12 @@ struct SessionParts {
 
 class Session {
  public:
-  // `reader` is who reads, to the eviction policy. `describe` gives what .mlcache/stats shows. `outstanding_limit`: how
+  // `reader` is who reads, to the eviction policy; `pacer` paces what is fetched ahead, and is closed at the end.
+  // `describe` gives what .mlcache/stats shows. `outstanding_limit`: how
   // many requests the shim may have unanswered.
   Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
           uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
-          std::function<std::string()> describe);
+          std::shared_ptr<prefetch::Pacer> pacer, std::function<std::string()> describe);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session();
@@ -74,6 +76,7 @@ class Session {
 
   uint64_t requests() const { return requests_.load(std::memory_order_relaxed); }
   const Tree& tree() const { return *tree_; }
+  const prefetch::Pacer& pacer() const { return *pacer_; }
 
  private:
   struct Request;
@@ -144,6 +147,7 @@ class Session {
   const std::string job_;
   const uint64_t reader_;
   const uint64_t largest_tier_bytes_;
+  const std::shared_ptr<prefetch::Pacer> pacer_;
   const std::function<std::string()> describe_;
   std::function<void(const ServingMode&)> heard_mode_;
   std::function<void(const ViewState&)> heard_view_;

@@ -143,8 +143,10 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
 
 // What is read through the source is read by this mount's job.
 void Session::Claim(fetch::Source& source) const {
+  source.observer = pacer_;
   source.hints.job = job_;
-  source.hints.reader = reader_;
+  source.hints.plain = !pacer_->optimizes();
+  if (!source.hints.plain) source.hints.reader = reader_;
   source.outsized = source.ref.size > largest_tier_bytes_;
 }
 
@@ -152,7 +154,7 @@ uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
   Claim(source);
   // What the kernel keeps of the file is read without a word to the daemon: the open has to count.
   source.object->Touch({}, source.hints);
-  return files_.Add(std::make_shared<OpenFile>(node, std::move(source), parts_.fetcher, parts_.metrics, job_));
+  return files_.Add(std::make_shared<OpenFile>(node, std::move(source), pacer_, parts_.metrics, job_));
 }
 
 void Session::Dispatch(const RequestPtr& request) {
@@ -323,8 +325,8 @@ void Session::ReadBySource(const RequestPtr& request, Result<fetch::Source> sour
   }
   Claim(*source);
   const uint64_t node = request->submission.node;
-  StartRead(request, files_.KeepByNode(
-                         std::make_shared<OpenFile>(node, *std::move(source), parts_.fetcher, parts_.metrics, job_)));
+  StartRead(request,
+            files_.KeepByNode(std::make_shared<OpenFile>(node, *std::move(source), pacer_, parts_.metrics, job_)));
 }
 
 void Session::StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file) {

@@ -20,6 +20,7 @@
 
 #include "cached/metrics/metrics.h"
 #include "cached/session/change_feed.h"
+#include "cached/session/dataset_loader.h"
 #include "cached/session/handshake.h"
 #include "cached/session/path.h"
 #include "cached/session/session.h"
@@ -36,7 +37,8 @@ uint64_t ReaderOf(const Hello& hello) {
 }
 
 constexpr int kHelloPatienceMs = 10'000;
-constexpr int kAcceptPauseMs = 100;  // after an accept that failed for want of descriptors
+constexpr std::chrono::seconds kLookPatience{5};  // for a store that is away: the shim waits, and has a cache to read
+constexpr int kAcceptPauseMs = 100;               // after an accept that failed for want of descriptors
 constexpr size_t kMaxRefusals = 16;
 constexpr char kSocketName[] = "/session.sock";
 
@@ -50,8 +52,9 @@ struct Connection {
   std::string seal;
   bool allow_other = false;
   std::optional<ViewState> view_state;
-  std::shared_ptr<Session> session;  // null until the handshake is done, and after the end
-  bool too_many = false;             // above max_sessions: to be refused
+  std::optional<std::string> dataset;  // whose metadata is loaded ahead; its thread's
+  std::shared_ptr<Session> session;    // null until the handshake is done, and after the end
+  bool too_many = false;               // above max_sessions: to be refused
   bool done = false;
   std::thread thread;
 };
@@ -201,6 +204,13 @@ void ServerImpl::ServeConnection(Connection& connection) {
     dependencies_.metrics.mounts.Increment();
     ++live_sessions_;
     if (stop_.stop_requested()) session->End("the daemon is stopping");
+    std::optional<DatasetLoader> loader;  // for as long as the session
+    if (connection.dataset) {
+      loader.emplace(connection.volume, *connection.dataset,
+                     DatasetLoaderOptions{.max_age = connection.view.max_age(),
+                                          .request_timeout = options_.request_timeout,
+                                          .max_entries = options_.volume.max_cached_entries / 2});
+    }
     const std::string why = session->Run(connection.socket.get());
     --live_sessions_;
     dependencies_.metrics.mounts.Decrement();
@@ -234,6 +244,10 @@ Status ServerImpl::Greet(Connection& connection) {
   MLCACHE_ASSIGN_OR_RETURN(const CredentialProfile credential, CredentialOf(hello, connection.peer, options_));
   MLCACHE_RETURN_IF_ERROR(CheckOptions(hello.options()));
   MLCACHE_ASSIGN_OR_RETURN(std::shared_ptr<StoreVolume> volume, volumes_.Get(hello.store_url(), Context(), credential));
+  const View view = ViewOf(hello.options(), options_.volume);
+  store::CallContext look = Context();
+  look.deadline = std::min(look.deadline, SystemClock().Now() + kLookPatience);
+  MLCACHE_ASSIGN_OR_RETURN(connection.dataset, DatasetOf(hello.options(), *volume, view.max_age(), look));
   feeds_.Follow(volume);
   const ring::Geometry geometry{.queue_pairs = hello.workers()};
   const uint64_t generation = ++next_generation_;
@@ -248,12 +262,13 @@ Status ServerImpl::Greet(Connection& connection) {
                            .whole_open_bytes = options_.whole_open_bytes,
                            .sessions = &live_sessions_,
                            .lane_width = lane_width_};
-  const View view = ViewOf(hello.options(), options_.volume);
+  auto pacer =
+      std::make_shared<prefetch::Pacer>(PacerOptionsOf(hello.options()), dependencies_.fetcher, dependencies_.clock);
   ring::DaemonChannel& sent = *channel;
-  auto session = std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
-                                           std::move(channel), generation,
-                                           size_t{geometry.queue_pairs} * geometry.queue_depth, hello.options().job(),
-                                           ReaderOf(hello), [this, &connection] { return Describe(connection); });
+  auto session = std::make_shared<Session>(
+      parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock), std::move(channel), generation,
+      size_t{geometry.queue_pairs} * geometry.queue_depth, hello.options().job(), ReaderOf(hello), std::move(pacer),
+      [this, &connection] { return Describe(connection); });
   session->set_on_mode([this, &connection](const ServingMode& mode) {
     const std::lock_guard lock(mutex_);
     connection.report.serving_mode = mode.mode();
@@ -304,6 +319,12 @@ std::string ServerImpl::Describe(const Connection& connection) const {
              {"read_only", report.read_only},
              {"immutable", report.immutable},
              {"requests", connection.session == nullptr ? 0 : connection.session->requests()}};
+    if (connection.session != nullptr) {
+      const prefetch::Pacer& pacer = connection.session->pacer();
+      mount["optimization"] = pacer.optimizes();
+      mount["prefetch_accuracy"] = pacer.accuracy();
+      mount["read_stall_seconds"] = pacer.stall_seconds();
+    }
   }
   const nlohmann::json all = {{"mount", std::move(mount)},
                               {"daemon", nlohmann::json::parse(dependencies_.metrics.Json(), nullptr, false)}};

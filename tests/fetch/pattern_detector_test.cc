@@ -77,8 +77,11 @@ TEST_F(DetectorTest, SmallGapsStaySequential) {
 
 TEST_F(DetectorTest, OneLookAtTheFooterDoesNotEndARun) {
   const uint64_t at = Sequential(0, 10);
+  EXPECT_TRUE(detector_->Current().agrees);
   Read(900 * kMi, 64 * kKi);
+  EXPECT_FALSE(detector_->Current().agrees);
   Sequential(at, 10);
+  EXPECT_TRUE(detector_->Current().agrees);
   EXPECT_EQ(pattern(), Pattern::kSequential);
 }
 

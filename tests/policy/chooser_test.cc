@@ -71,6 +71,32 @@ TEST_F(PolicyChooserTest, GoesBackWhenEpochsBegin) {
   EXPECT_GE(cache_->HitRate(), .45);
 }
 
+// ml.optimization=false: exactly what recency alone would do, however much it looks like epochs.
+TEST_F(PolicyChooserTest, PlainReadsAreRecencyAlone) {
+  cache::AccessHints plain = Reader(0);
+  plain.plain = true;
+  SimulatedCache recency(std::make_unique<S3FifoPolicy>(cache_->capacity_bytes()), cache_->capacity_bytes());
+  for (int epoch = 0; epoch < 8; ++epoch) {
+    const auto order = Shuffled(Items(0, kItems), random_);
+    ReadAll(*cache_, order, plain);
+    ReadAll(recency, order, plain);
+  }
+  EXPECT_EQ(cache_->HitRate(), recency.HitRate());
+  EXPECT_LT(cache_->HitRate(), .42);  // epochs would hit half of the later ones
+  EXPECT_EQ(chooser_->datasets(), 0U);
+}
+
+TEST_F(PolicyChooserTest, PlainReadsDoNotUnlearnWhatOthersTaught) {
+  Epochs(6, Reader(1));
+  cache::AccessHints plain = Reader(0);
+  plain.plain = true;
+  ReadAll(*cache_, Items(0, kItems), plain);  // the same files, by a mount without optimization
+  EXPECT_EQ(chooser_->ModeOf(1), PolicyChooser::kEpochs);
+  cache_->ResetCounts();
+  Epochs(2, Reader(1));
+  EXPECT_GE(cache_->HitRate(), .35);  // they take room; recency alone would hit .15 here
+}
+
 TEST_F(PolicyChooserTest, ManyDatasetsAreBounded) {
   for (uint64_t dataset = 1; dataset < 100; ++dataset) ReadAll(*cache_, Items(0, 50), Reader(1, 0, dataset));
   EXPECT_LE(cache_->used_bytes(), cache_->capacity_bytes());

@@ -49,6 +49,7 @@ void Fill(Metrics& metrics) {
   metrics.cache_miss_bytes.Add({{"pattern", "random"}});
   metrics.cache_hits.Add({{"pattern", "random"}});
   metrics.cache_misses.Add({{"pattern", "random"}});
+  metrics.read_stall_seconds.Add({{"pattern", "random"}});
   for (auto* family : {&metrics.evicted_bytes, &metrics.verified_bytes, &metrics.corrupt_blocks})
     family->Add({{"tier", "disk"}});
   metrics.bypass_bytes.Add({});

@@ -1,4 +1,4 @@
-#include "cached/rpc/walk.h"
+#include "cached/session/walk.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
 using testing::World;
 
-class Recorder final : public TreeVisitor {
+class Recorder final : public session::TreeVisitor {
  public:
   bool VisitFile(const std::string& path, const store::ObjectInfo& /*info*/) override {
     files.push_back(path);
@@ -37,8 +37,8 @@ class Recorder final : public TreeVisitor {
 };
 
 bool WalkFrom(World& world, const std::string& start, Recorder& recorder, std::stop_token stop = {}) {
-  const WalkOptions options{.request_timeout = std::chrono::seconds(10), .stop = std::move(stop)};
-  return Walk(*world.volume, start, options, SystemClock(), recorder);
+  const session::WalkOptions options{.request_timeout = std::chrono::seconds(10), .stop = std::move(stop)};
+  return session::Walk(*world.volume, start, options, SystemClock(), recorder);
 }
 
 TEST(Walk, VisitsEveryFileOnceAndFollowsNoLink) {
@@ -137,8 +137,8 @@ TEST(Walk, ListsDirectoriesAtOnceAndNoMoreThanItMay) {
       store->Put(expected.back(), "1");
     }
     Recorder recorder;
-    const WalkOptions options{.request_timeout = std::chrono::seconds(30), .listings_at_once = at_once};
-    EXPECT_TRUE(Walk(*world.volume, "", options, SystemClock(), recorder));
+    const session::WalkOptions options{.request_timeout = std::chrono::seconds(30), .listings_at_once = at_once};
+    EXPECT_TRUE(session::Walk(*world.volume, "", options, SystemClock(), recorder));
     EXPECT_EQ(recorder.files, expected);  // in order all the same
     EXPECT_LE(store->most(), at_once + 1);
     EXPECT_EQ(store->lists(), 31U);

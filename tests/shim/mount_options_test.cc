@@ -31,14 +31,17 @@ TEST(MountOptionsTest, DefaultsHold) {
   EXPECT_FALSE(options.asked_for_writing);
   EXPECT_FALSE(options.allow_other);
   EXPECT_EQ(options.open_mode, "auto");
-  EXPECT_EQ(options.attr_ttl, std::chrono::seconds(10));
+  EXPECT_EQ(options.EffectiveAttrTtl(), std::chrono::seconds(10));
+  EXPECT_TRUE(options.ml_optimization);
+  EXPECT_EQ(options.ml_prefetch_workers, 8U);
+  EXPECT_FALSE(options.ml_training_mode);
   EXPECT_EQ(options.io_timeout, std::chrono::seconds(600));
 }
 
 TEST(MountOptionsTest, EveryOptionOfTheDesign) {
   const MountOptions options = Parsed(
       "ro,allow_other,open_mode=noopen,seal=off,uid=1000,gid=100,umask=027,attr_ttl=1m,immutable,durability=local,"
-      "io_timeout=0,job=train-7,credential=team,scratch=/tmp/s,ml.optimization,ml.prefetchWorkers=8,ml.cacheSize=1GB,"
+      "io_timeout=0,job=train-7,credential=team,scratch=/tmp/s,ml.optimization,ml.prefetchWorkers=3,ml.cacheSize=1GB,"
       "ml.trainingMode,ml.datasetPath=/datasets,socket_dir=/run/other,noexec");
   EXPECT_TRUE(options.allow_other);
   EXPECT_EQ(options.open_mode, "noopen");
@@ -46,15 +49,15 @@ TEST(MountOptionsTest, EveryOptionOfTheDesign) {
   EXPECT_EQ(options.uid, 1000U);
   EXPECT_EQ(options.gid, 100U);
   EXPECT_EQ(options.umask, 027U);
-  EXPECT_EQ(options.attr_ttl, std::chrono::seconds(60));
+  EXPECT_EQ(options.EffectiveAttrTtl(), std::chrono::seconds(60));
   EXPECT_TRUE(options.immutable);
   EXPECT_EQ(options.durability, "local");
   EXPECT_EQ(options.io_timeout, Nanos{0});
   EXPECT_EQ(options.job, "train-7");
   EXPECT_EQ(options.credential, "team");
   EXPECT_EQ(options.scratch, "/tmp/s");
-  EXPECT_EQ(options.ml_optimization, "on");
-  EXPECT_EQ(options.ml_prefetch_workers, 8U);
+  EXPECT_TRUE(options.ml_optimization);
+  EXPECT_EQ(options.ml_prefetch_workers, 3U);
   EXPECT_EQ(options.ml_cache_size_bytes, 1'000'000'000U);
   EXPECT_TRUE(options.ml_training_mode);
   EXPECT_EQ(options.ml_dataset_path, "/datasets");
@@ -67,7 +70,32 @@ TEST(MountOptionsTest, LaterOnesWin) {
   EXPECT_TRUE(Parsed("ro,rw").asked_for_writing);
   EXPECT_EQ(Parsed("job=a,job=b").job, "b");
   EXPECT_FALSE(Parsed("immutable,immutable=false").immutable);
-  EXPECT_EQ(Parsed("ml.optimization=image").ml_optimization, "image");
+  EXPECT_FALSE(Parsed("ml.optimization,ml.optimization=false").ml_optimization);
+}
+
+TEST(MountOptionsTest, OptimizationIsTurnedOffAndOn) {
+  for (const char* const off : {"false", "off", "0"}) {
+    EXPECT_FALSE(Parsed(std::string("ml.optimization=") + off).ml_optimization) << off;
+  }
+  for (const char* const on : {"true", "on", "1"}) {
+    EXPECT_TRUE(Parsed(std::string("ml.optimization=false,ml.optimization=") + on).ml_optimization) << on;
+  }
+  EXPECT_THAT(Complaint("ml.optimization=image"), HasSubstr("true or false"));
+}
+
+TEST(MountOptionsTest, PrefetchWorkersAreBounded) {
+  EXPECT_EQ(Parsed("ml.prefetchWorkers=0").ml_prefetch_workers, 0U);
+  EXPECT_EQ(Parsed("ml.prefetchWorkers=1024").ml_prefetch_workers, 1024U);
+  EXPECT_THAT(Complaint("ml.prefetchWorkers=1025"), HasSubstr("from 0 to 1024"));
+  EXPECT_THAT(Complaint("ml.prefetchWorkers=-1"), HasSubstr("from 0 to 1024"));
+}
+
+TEST(MountOptionsTest, TrainingModeMakesMetadataLastUnlessItsAgeIsGiven) {
+  EXPECT_EQ(Parsed("ml.trainingMode").EffectiveAttrTtl(), std::chrono::minutes(10));
+  EXPECT_FALSE(Parsed("ml.trainingMode").immutable);
+  EXPECT_EQ(Parsed("ml.trainingMode=false").EffectiveAttrTtl(), std::chrono::seconds(10));
+  EXPECT_EQ(Parsed("ml.trainingMode,attr_ttl=10s").EffectiveAttrTtl(), std::chrono::seconds(10));
+  EXPECT_EQ(Parsed("attr_ttl=1h,ml.trainingMode").EffectiveAttrTtl(), std::chrono::hours(1));
 }
 
 TEST(MountOptionsTest, GenericOnesMeanNothing) {

@@ -9,7 +9,7 @@
 #include "common/clock.h"
 #include "common/status.h"
 
-namespace mlcache::rpc {
+namespace mlcache::session {
 
 class TreeVisitor {
  public:
@@ -32,7 +32,7 @@ struct WalkOptions {
 };
 
 // False when the walk was stopped before its end. The visitor is called on the caller's thread alone.
-bool Walk(session::Volume& volume, const std::string& start, const WalkOptions& options, const Clock& clock,
+bool Walk(Volume& volume, const std::string& start, const WalkOptions& options, const Clock& clock,
           TreeVisitor& visitor);
 
-}  // namespace mlcache::rpc
+}  // namespace mlcache::session

@@ -1,4 +1,4 @@
-#include "cached/rpc/walk.h"
+#include "cached/session/walk.h"
 
 #include <algorithm>
 #include <functional>
@@ -11,19 +11,19 @@
 
 #include "common/executor.h"
 
-namespace mlcache::rpc {
+namespace mlcache::session {
 namespace {
 
 std::string Join(const std::string& directory, const std::string& name) {
   return directory.empty() ? name : directory + "/" + name;
 }
 
-using ListResult = Result<std::shared_ptr<const session::Listing>>;
+using ListResult = Result<std::shared_ptr<const Listing>>;
 
 // The directories still to be visited: the last one next. The next few are on their way already.
 class Pending {
  public:
-  Pending(session::Volume& volume, const WalkOptions& options, const Clock& clock)
+  Pending(Volume& volume, const WalkOptions& options, const Clock& clock)
       : volume_(volume), options_(options), clock_(clock), link_(options.stop, [this] { stop_.request_stop(); }) {}
 
   ~Pending() { stop_.request_stop(); }  // what was listed ahead is not wanted any more
@@ -68,7 +68,7 @@ class Pending {
     }
   }
 
-  session::Volume& volume_;
+  Volume& volume_;
   const WalkOptions& options_;
   const Clock& clock_;
   std::stop_source stop_;
@@ -79,7 +79,7 @@ class Pending {
 
 }  // namespace
 
-bool Walk(session::Volume& volume, const std::string& start, const WalkOptions& options, const Clock& clock,
+bool Walk(Volume& volume, const std::string& start, const WalkOptions& options, const Clock& clock,
           TreeVisitor& visitor) {
   Pending pending(volume, options, clock);
   const auto info = volume.Stat(start, options.max_age, pending.Context());
@@ -114,4 +114,4 @@ bool Walk(session::Volume& volume, const std::string& start, const WalkOptions& 
   return true;
 }
 
-}  // namespace mlcache::rpc
+}  // namespace mlcache::session
