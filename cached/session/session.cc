@@ -177,6 +177,7 @@ void Session::Drain() {
     LOG(WARNING) << "a session that has ended still waits for " << running_ << " requests to the store";
   lock.unlock();
   files_.Clear();
+  if (plan_ != nullptr) plan_->Stop();
   if (reported_slots_ != 0) parts_.metrics.slots_in_use.Decrement(reported_slots_);
   reported_slots_ = 0;
 }

@@ -70,6 +70,7 @@ void Session::Handle(const ring::Submission& submission, uint32_t pair) {
     return;
   }
   if (std::optional<ring::Completion> completion = AnswerFromMemory(submission)) {
+    if (submission.op == Op::kOpen && completion->code == 0) TellPlan(submission.node);
     completion->id = submission.id;
     Push(submission, pair, started, *completion);
     return;
@@ -93,6 +94,7 @@ bool Session::HandleUnanswered(const ring::Submission& submission) {
       const size_t count = submission.name_length / sizeof(uint64_t);
       std::memcpy(nodes.data(), submission.name.data(), count * sizeof(uint64_t));
       lender_.Accessed(std::span(nodes).first(count));
+      for (const uint64_t node : std::span(nodes).first(count)) TellPlan(node);
       return true;
     }
     case Op::kTookLeases:
@@ -145,6 +147,12 @@ bool Session::ReadDirFromMemory(const RequestPtr& request) {
 void Session::Claim(fetch::Source& source) const {
   source.hints.job = job_;
   source.hints.reader = reader_;
+}
+
+// A file of the mount is opened; its name is in memory, since it was looked up a moment ago.
+void Session::TellPlan(uint64_t node) {
+  if (plan_ == nullptr || !plan_->active()) return;
+  if (const std::optional<std::string> path = tree_->FilePath(node)) plan_->Use(*path);
 }
 
 uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
@@ -249,6 +257,7 @@ void Session::Open(const RequestPtr& request) {
     return;
   }
   Claim(opened->source);
+  TellPlan(submission.node);
   if (!IsLendable(submission, opened->source)) return OpenByHandle(request, *std::move(opened));
   if (Lend(request, *opened)) return;
   if (!MayBecomeLendable(opened->source)) return OpenByHandle(request, *std::move(opened));
@@ -302,6 +311,8 @@ void Session::GetXattr(const RequestPtr& request) {
 
 void Session::Read(const RequestPtr& request) {
   const ring::Submission& submission = request->submission;
+  // Without a handle nobody saw the open.
+  if (submission.handle == 0 && submission.offset == 0) TellPlan(submission.node);
   if (const std::shared_ptr<OpenFile> file = files_.File(submission.handle, submission.node)) {
     StartRead(request, file);
     return;

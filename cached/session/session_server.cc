@@ -22,6 +22,7 @@
 #include "cached/session/change_feed.h"
 #include "cached/session/handshake.h"
 #include "cached/session/path.h"
+#include "cached/session/plan_files.h"
 #include "cached/session/session.h"
 #include "cached/session/volume_table.h"
 #include "common/executor.h"
@@ -30,9 +31,17 @@
 namespace mlcache::session {
 namespace {
 
+constexpr uint64_t kPlanCacheParts = 4;  // what is fetched ahead must not push itself out
+
 // All mounts of a named job are one reader: its ranks share an epoch among them.
 uint64_t ReaderOf(const Hello& hello) {
   return hello.options().job().empty() ? hello.mount_id() : Hash64(hello.options().job());
+}
+
+uint64_t PlanBytes(const SessionServerOptions& options, const cache::ObjectCache& cache) {
+  uint64_t capacity = 0;
+  for (const cache::TierReport& tier : cache.Tiers()) capacity += tier.capacity_bytes;
+  return std::min(options.plan_ahead_bytes, capacity / kPlanCacheParts);
 }
 
 constexpr int kHelloPatienceMs = 10'000;
@@ -50,6 +59,7 @@ struct Connection {
   std::string seal;
   bool allow_other = false;
   std::optional<ViewState> view_state;
+  std::shared_ptr<prefetch::PlanPrefetcher> plan;
   std::shared_ptr<Session> session;  // null until the handshake is done, and after the end
   bool too_many = false;             // above max_sessions: to be refused
   bool done = false;
@@ -64,6 +74,7 @@ class ServerImpl final : public SessionServer {
         volumes_(options_, dependencies_),
         nodes_(dependencies_.nodes),
         request_metrics_(dependencies_.metrics),
+        plan_budget_(PlanBytes(options_, dependencies_.cache)),
         lane_width_(std::max<size_t>(1, options_.metadata_workers / 2)),
         executor_(MakeThreadPool("metadata", std::max<size_t>(1, options_.metadata_workers),
                                  options_.max_sessions * lane_width_)),
@@ -76,6 +87,7 @@ class ServerImpl final : public SessionServer {
   std::vector<MountReport> Mounts() const override;
   Result<std::shared_ptr<Volume>> VolumeOfMount(const std::string& mountpoint) override;
   Result<std::shared_ptr<Volume>> VolumeOfUrl(const std::string& url) override;
+  Result<std::shared_ptr<prefetch::PlanPrefetcher>> PlanOfMount(const std::string& mountpoint) override;
   void NotifyInvalidated(const Volume& volume, const std::string& path) override;
   std::vector<SealSubject> SealSubjects() const override;
   Status Send(uint64_t mount_id, const FromDaemon& message, const std::vector<int>& descriptors) override;
@@ -95,6 +107,7 @@ class ServerImpl final : public SessionServer {
   VolumeTable volumes_;
   NodeTable nodes_;
   RequestMetrics request_metrics_;
+  prefetch::PlanBudget plan_budget_;
   const size_t lane_width_;
   const std::unique_ptr<Executor> executor_;
   UniqueFd listener_;
@@ -263,8 +276,17 @@ Status ServerImpl::Greet(Connection& connection) {
     const std::lock_guard lock(mutex_);
     connection.view_state = state;
   });
+  const prefetch::PlanOptions plan_options{.workers = PlanWorkersOf(hello.options()),
+                                           .job = hello.options().job(),
+                                           .mountpoint = hello.mountpoint(),
+                                           .request_timeout = options_.request_timeout};
+  auto plan = std::make_shared<prefetch::PlanPrefetcher>(
+      plan_options, MakePlanFiles(volume, view, hello.options().job(), ReaderOf(hello)), dependencies_.fetcher,
+      plan_budget_, dependencies_.metrics);
+  session->set_plan(plan);
   {
     std::lock_guard lock(mutex_);
+    connection.plan = std::move(plan);
     connection.report = {.mount_id = hello.mount_id(),
                          .mountpoint = hello.mountpoint(),
                          .store_url = volume->url().Canonical(),
@@ -335,6 +357,14 @@ Result<std::shared_ptr<Volume>> ServerImpl::VolumeOfMount(const std::string& mou
   std::lock_guard lock(mutex_);
   for (auto it = connections_.rbegin(); it != connections_.rend(); ++it) {
     if (it->session != nullptr && it->report.mountpoint == mountpoint) return it->volume;
+  }
+  return Fail(Code::kNotFound, mountpoint + " is no mount of this daemon: see mlcachectl mounts");
+}
+
+Result<std::shared_ptr<prefetch::PlanPrefetcher>> ServerImpl::PlanOfMount(const std::string& mountpoint) {
+  std::lock_guard lock(mutex_);
+  for (auto it = connections_.rbegin(); it != connections_.rend(); ++it) {
+    if (it->session != nullptr && it->report.mountpoint == mountpoint) return it->plan;
   }
   return Fail(Code::kNotFound, mountpoint + " is no mount of this daemon: see mlcachectl mounts");
 }

@@ -1,0 +1,439 @@
+#include "cached/prefetch/plan_prefetcher.h"
+
+#include <glog/logging.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <future>
+
+#include "cached/metrics/metrics.h"
+
+namespace mlcache::prefetch {
+namespace {
+
+// Of a file larger than this part of the share its beginning is fetched; what follows is its readers' readahead's.
+constexpr uint64_t kSharesPerFile = 4;
+// Room may be given back by another mount, which does not know who waits for it.
+constexpr Nanos kRoomPoll = std::chrono::milliseconds(200);
+constexpr uint64_t kMaxLogged = 20;   // files that failed, a plan
+constexpr size_t kAppendStep = 4096;  // paths between which readers get their turn
+
+uint64_t BytesAhead(uint64_t size, uint64_t share) {
+  const uint64_t most = share / kSharesPerFile;
+  const uint64_t unit = most >= cache::kChunkBytes ? cache::kChunkBytes : cache::kBlockBytes;
+  return std::min(size, std::max(unit, most / unit * unit));
+}
+
+PlanOutcome OutcomeOf(PlanOrder::State state, bool read) {
+  switch (state) {
+    case PlanOrder::State::kPresent:
+      return PlanOutcome::kPresent;
+    case PlanOrder::State::kFailed:
+      return PlanOutcome::kFailed;
+    case PlanOrder::State::kFetched:
+      return read ? PlanOutcome::kPrefetched : PlanOutcome::kUnread;
+    default:
+      return read ? PlanOutcome::kLate : PlanOutcome::kUnread;
+  }
+}
+
+}  // namespace
+
+PlanPrefetcher::PlanPrefetcher(const PlanOptions& options, std::unique_ptr<PlanFiles> files, fetch::Fetcher& fetcher,
+                               PlanBudget& budget, Metrics& metrics)
+    : options_(options), files_(std::move(files)), fetcher_(fetcher), budget_(budget) {
+  for (size_t i = 0; i < kPlanOutcomes; ++i) counters_[i] = &metrics.plan_files.Add({{"state", kPlanOutcomeNames[i]}});
+}
+
+PlanPrefetcher::~PlanPrefetcher() { Stop(); }
+
+void PlanPrefetcher::Stop() {
+  std::vector<std::jthread> threads;
+  {
+    const std::scoped_lock lock(mutex_);
+    stopped_ = true;
+    threads.swap(threads_);
+  }
+  for (std::jthread& thread : threads) thread.request_stop();
+  ClearAll();
+}
+
+// The stream, made if need be, with the workers running. Requires mutex_.
+Result<PlanPrefetcher::Stream*> PlanPrefetcher::Open(const std::string& name) {
+  if (stopped_) return Fail(Code::kCancelled, options_.mountpoint + ": the mount has ended");
+  auto found = streams_.find(name);
+  if (found == streams_.end()) {
+    if (streams_.size() >= kMaxStreams) {
+      return Fail(Code::kResourceExhausted, options_.mountpoint + " has plans of " + std::to_string(kMaxStreams) +
+                                                " streams already: clear some");
+    }
+    found = streams_.try_emplace(name).first;
+    found->second.generation = ++generations_;
+    found->second.order = PlanOrder(options_.order);
+    found->second.report.stream = name;
+  }
+  Membership();
+  while (threads_.size() < std::max<size_t>(1, options_.workers)) {
+    threads_.emplace_back([this](const std::stop_token& stop) { Work(stop); });
+    pthread_setname_np(threads_.back().native_handle(), "plan");
+  }
+  return &found->second;
+}
+
+// Requires mutex_.
+void PlanPrefetcher::Membership() {
+  const bool any = !streams_.empty();
+  active_.store(any, std::memory_order_relaxed);
+  if (any == joined_) return;
+  joined_ = any;
+  if (any) {
+    budget_.Join();
+  } else {
+    budget_.Leave();
+  }
+}
+
+Status PlanPrefetcher::Replace(const std::string& stream, PlanOrder order) {
+  if (order.size() == 0) {
+    Clear(stream);
+    return {};
+  }
+  std::vector<Held> dropped;
+  std::map<PlanOrder::Place, Found> unfetched;
+  PlanOrder old;
+  {
+    const std::scoped_lock lock(mutex_);
+    MLCACHE_ASSIGN_OR_RETURN(Stream * opened, Open(stream));
+    old = std::exchange(opened->order, std::move(order));
+    opened->generation = ++generations_;
+    opened->report = PlanReport{.stream = stream, .named = {}};
+    opened->held_bytes = 0;
+    opened->fetching_bytes = 0;
+    unfetched.swap(opened->found);
+    found_ -= unfetched.size();
+    for (auto& [place, held] : std::exchange(opened->held, {})) {
+      if (const auto adopted = opened->order.Adopt(old.Path(place))) {
+        Hold(*opened, *adopted, std::move(held));
+        continue;
+      }
+      counters_[static_cast<size_t>(PlanOutcome::kUnread)]->Increment();
+      held_bytes_ -= held.bytes;
+      budget_.Give(held.bytes);
+      dropped.push_back(std::move(held));
+    }
+  }
+  work_.notify_all();
+  return {};
+}
+
+Status PlanPrefetcher::Append(const std::string& stream, const std::vector<std::string>& paths) {
+  for (size_t at = 0; at < paths.size();) {
+    const size_t end = std::min(paths.size(), at + kAppendStep);
+    const std::scoped_lock lock(mutex_);
+    MLCACHE_ASSIGN_OR_RETURN(Stream * opened, Open(stream));
+    for (; at < end; ++at) {
+      if (opened->order.Append(paths[at])) continue;
+      return Fail(Code::kResourceExhausted, "the plan holds as many files as a plan can");
+    }
+    work_.notify_all();
+  }
+  return {};
+}
+
+void PlanPrefetcher::Clear(const std::string& stream) {
+  std::vector<Held> dropped;
+  Streams::node_type gone;
+  {
+    const std::scoped_lock lock(mutex_);
+    gone = streams_.extract(stream);
+    if (gone.empty()) return;
+    Drop(gone.mapped(), dropped);
+    found_ -= gone.mapped().found.size();
+    Membership();
+  }
+  gone.mapped().stop.request_stop();  // may run callbacks: no lock is held
+}
+
+void PlanPrefetcher::ClearAll() {
+  std::vector<std::string> names;
+  {
+    const std::scoped_lock lock(mutex_);
+    for (const auto& [name, stream] : streams_) names.push_back(name);
+  }
+  for (const std::string& name : names) Clear(name);
+}
+
+// The stream that a read of `path` most likely belongs to. Requires mutex_.
+PlanPrefetcher::Stream* PlanPrefetcher::Reader(const std::string& path) {
+  if (streams_.size() == 1) return &streams_.begin()->second;
+  Stream* nearest = nullptr;
+  size_t least = SIZE_MAX;
+  for (auto& [name, stream] : streams_) {
+    const std::optional<size_t> distance = stream.order.Distance(path);
+    if (!distance || *distance >= least) continue;
+    least = *distance;
+    nearest = &stream;
+  }
+  return nearest;
+}
+
+void PlanPrefetcher::Use(const std::string& path) {
+  std::vector<Held> dropped;
+  std::optional<Held> read;
+  std::string name;
+  uint64_t generation = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    Stream* const stream = Reader(path);
+    if (stream == nullptr) return;
+    std::vector<PlanOrder::Left> skipped;
+    const std::optional<PlanOrder::Left> left = stream->order.Use(path, skipped);
+    if (stream->held_bytes > ShareOfStream() / 4 * 3) stream->order.GiveUpSkipped(skipped);
+    Skip(*stream, skipped, dropped);
+    if (!left) return;
+    if (left->state == PlanOrder::State::kFetched) {
+      read = Release(*stream, left->place);
+      name = stream->report.stream;
+      generation = stream->generation;
+    } else {
+      Count(*stream, OutcomeOf(left->state, true));
+    }
+  }
+  if (read) {
+    // It may have been evicted since.
+    const bool there = read->object->Missing(0, read->bytes).empty();
+    const std::scoped_lock lock(mutex_);
+    const auto found = streams_.find(name);
+    const PlanOutcome outcome = there ? PlanOutcome::kPrefetched : PlanOutcome::kLate;
+    if (found != streams_.end() && found->second.generation == generation) {
+      Count(found->second, outcome);
+    } else {
+      counters_[static_cast<size_t>(outcome)]->Increment();
+    }
+  }
+  work_.notify_one();
+}
+
+// A plan that nobody reads leaves the others theirs. Requires mutex_.
+uint64_t PlanPrefetcher::ShareOfStream() const { return budget_.ShareBytes() / std::max<uint64_t>(1, streams_.size()); }
+
+// Requires mutex_.
+void PlanPrefetcher::Count(Stream& stream, PlanOutcome outcome) {
+  ++stream.report.outcomes[static_cast<size_t>(outcome)];
+  counters_[static_cast<size_t>(outcome)]->Increment();
+}
+
+// Requires mutex_.
+void PlanPrefetcher::Hold(Stream& stream, PlanOrder::Place place, Held held) {
+  stream.held_bytes += held.bytes;
+  stream.held[place] = std::move(held);
+}
+
+// Gives its room back; what is returned is to be dropped without the lock. Requires mutex_.
+PlanPrefetcher::Held PlanPrefetcher::Release(Stream& stream, PlanOrder::Place place) {
+  auto node = stream.held.extract(place);
+  CHECK(!node.empty()) << "a place that was fetched is held";
+  stream.held_bytes -= node.mapped().bytes;
+  held_bytes_ -= node.mapped().bytes;
+  budget_.Give(node.mapped().bytes);
+  return std::move(node.mapped());
+}
+
+// Requires mutex_.
+void PlanPrefetcher::Skip(Stream& stream, const std::vector<PlanOrder::Left>& skipped, std::vector<Held>& dropped) {
+  for (const PlanOrder::Left& left : skipped) {
+    if (left.state == PlanOrder::State::kFetched) dropped.push_back(Release(stream, left.place));
+    Count(stream, OutcomeOf(left.state, false));
+  }
+}
+
+// Requires mutex_.
+void PlanPrefetcher::Drop(Stream& stream, std::vector<Held>& dropped) {
+  while (!stream.held.empty()) {
+    dropped.push_back(Release(stream, stream.held.begin()->first));
+    Count(stream, PlanOutcome::kUnread);
+  }
+}
+
+std::vector<PlanReport> PlanPrefetcher::Reports() const {
+  const std::scoped_lock lock(mutex_);
+  std::vector<PlanReport> reports;
+  for (const auto& [name, stream] : streams_) {
+    PlanReport& report = reports.emplace_back(stream.report);
+    report.files = stream.order.size();
+    report.position = stream.order.position();
+    report.left = stream.order.left();
+    report.ahead_files = stream.held.size();
+    report.ahead_bytes = stream.held_bytes;
+  }
+  return reports;
+}
+
+void PlanPrefetcher::Work(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    std::optional<Task> task;
+    {
+      std::unique_lock lock(mutex_);
+      const auto next = [&] {
+        task = Next();
+        return task.has_value();
+      };
+      if (!next() && found_ > 0 && !polling_) {
+        polling_ = true;
+        work_.wait_for(lock, stop, kRoomPoll, next);
+        polling_ = false;
+      } else if (!task) {
+        work_.wait(lock, stop, next);
+      }
+    }
+    if (!task) continue;
+    if (task->found) {
+      Fetch(*task);
+    } else {
+      LookUp(*task, false);
+    }
+  }
+}
+
+// The streams take turns; in each the nearest comes first. Requires mutex_.
+std::optional<PlanPrefetcher::Task> PlanPrefetcher::Next() {
+  auto next = streams_.upper_bound(turn_);
+  for (size_t i = 0; i < streams_.size(); ++i, ++next) {
+    if (next == streams_.end()) next = streams_.begin();
+    Stream& stream = next->second;
+    std::optional<Task> task = NextFound(stream);
+    if (!task && stream.found.size() < options_.workers) {
+      if (auto claimed = stream.order.Claim()) task = TaskOf(stream, *std::move(claimed));
+    }
+    if (!task) continue;
+    turn_ = next->first;
+    return task;
+  }
+  return std::nullopt;
+}
+
+PlanPrefetcher::Task PlanPrefetcher::TaskOf(const Stream& stream, PlanOrder::Claimed claimed) const {
+  return {.stream = stream.report.stream,
+          .generation = stream.generation,
+          .claimed = std::move(claimed),
+          .stop = stream.stop.get_token(),
+          .found = std::nullopt};
+}
+
+// The nearest file that was looked up, if there is room for it now, or if its reader came first. Requires mutex_.
+std::optional<PlanPrefetcher::Task> PlanPrefetcher::NextFound(Stream& stream) {
+  if (stream.found.empty()) return std::nullopt;
+  const auto& [place, found] = *stream.found.begin();
+  const uint64_t share = ShareOfStream();
+  uint64_t bytes = 0;
+  if (stream.order.IsFetching(place)) {
+    bytes = BytesAhead(found.source.ref.size, share);
+    const bool fits = stream.held_bytes + stream.fetching_bytes + bytes <= share;
+    if (!fits || !budget_.Take(held_bytes_, bytes)) return std::nullopt;
+    held_bytes_ += bytes;
+    stream.fetching_bytes += bytes;
+  }
+  Task task = TaskOf(stream, {.place = place, .path = found.source.ref.path});
+  task.found = std::move(stream.found.begin()->second);
+  task.bytes = bytes;
+  stream.found.erase(stream.found.begin());
+  --found_;
+  return task;
+}
+
+// Null once the plan was replaced or cleared. Requires mutex_.
+PlanPrefetcher::Stream* PlanPrefetcher::Of(const Task& task) {
+  const auto found = streams_.find(task.stream);
+  return found != streams_.end() && found->second.generation == task.generation ? &found->second : nullptr;
+}
+
+void PlanPrefetcher::LookUp(const Task& task, bool again) {
+  const std::string& path = task.claimed.path;
+  const store::CallContext context{.priority = store::Priority::kPlan,
+                                   .job = options_.job,
+                                   .deadline = SystemClock().Now() + options_.request_timeout,
+                                   .stop = task.stop};
+  Result<fetch::Source> source = files_->Find(path, task.claimed.together, context);
+  if (!source.has_value()) return Failed(task, source.error());
+  if (source->object->Missing(0, source->ref.size).empty()) return Present(task);
+  if (!source->hints.keep) {
+    return Failed(task, Error(Code::kFailedPrecondition, path + ": changed too recently to be kept"));
+  }
+  source->hints.plan_position = task.claimed.place;
+  {
+    const std::scoped_lock lock(mutex_);
+    Stream* const stream = Of(task);
+    if (stream == nullptr || !stream->order.IsFetching(task.claimed.place)) return;
+    stream->found.emplace(task.claimed.place, Found{.source = *std::move(source), .again = again});
+    ++found_;
+  }
+  work_.notify_one();
+}
+
+void PlanPrefetcher::Fetch(const Task& task) {
+  if (task.bytes == 0) return;  // its reader came first
+  std::promise<Status> ended;
+  std::future<Status> result = ended.get_future();
+  const store::CallContext context{.priority = store::Priority::kPlan, .job = options_.job, .stop = task.stop};
+  fetcher_.Ensure(task.found->source, {.offset = 0, .length = task.bytes}, context,
+                  [ended = std::move(ended)](Status status) mutable { ended.set_value(std::move(status)); });
+  const Status fetched = result.get();
+  if (fetched.has_value()) return Keep(task);
+  GiveRoom(task);
+  if (fetched.error().code() != Code::kFailedPrecondition) return Failed(task, fetched.error());
+  files_->Distrust(task.claimed.path);
+  if (task.found->again) return Failed(task, fetched.error());
+  LookUp(task, true);
+}
+
+void PlanPrefetcher::GiveRoom(const Task& task) {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (Stream* const stream = Of(task)) stream->fetching_bytes -= task.bytes;
+    held_bytes_ -= task.bytes;
+    budget_.Give(task.bytes);
+  }
+  work_.notify_one();
+}
+
+void PlanPrefetcher::Present(const Task& task) {
+  const std::scoped_lock lock(mutex_);
+  if (Stream* const stream = Of(task)) stream->order.Settle(task.claimed.place, PlanOrder::State::kPresent);
+}
+
+void PlanPrefetcher::Failed(const Task& task, const Error& error) {
+  uint64_t number = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    Stream* const stream = Of(task);
+    if (stream == nullptr) return;
+    stream->order.Settle(task.claimed.place, PlanOrder::State::kFailed);
+    number = ++stream->report.unknown;
+    if (number <= kMaxNamed) stream->report.named.emplace_back(task.claimed.path, error);
+  }
+  if (number > kMaxLogged) return;
+  LOG(WARNING) << options_.mountpoint << ": plan: " << task.claimed.path << " is not fetched ahead: " << error
+               << (number == kMaxLogged ? "; more such files of this plan are only counted" : "");
+}
+
+void PlanPrefetcher::Keep(const Task& task) {
+  Held held{.object = task.found->source.object, .bytes = task.bytes};
+  {
+    const std::scoped_lock lock(mutex_);
+    Stream* const stream = Of(task);
+    if (stream != nullptr && stream->order.Settle(task.claimed.place, PlanOrder::State::kFetched)) {
+      stream->fetching_bytes -= held.bytes;
+      return Hold(*stream, task.claimed.place, std::move(held));
+    }
+    // The plan that replaced this one may want it too.
+    const auto later = streams_.find(task.stream);
+    if (stream == nullptr && later != streams_.end()) {
+      if (const auto adopted = later->second.order.Adopt(task.claimed.path)) {
+        return Hold(later->second, *adopted, std::move(held));
+      }
+    }
+  }
+  GiveRoom(task);
+}
+
+}  // namespace mlcache::prefetch
