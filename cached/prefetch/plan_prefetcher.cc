@@ -110,6 +110,7 @@ Status PlanPrefetcher::Replace(const std::string& stream, PlanOrder order) {
     opened->held_bytes = 0;
     opened->fetching_bytes = 0;
     unfetched.swap(opened->found);
+    opened->looking.clear();
     found_ -= unfetched.size();
     for (auto& [place, held] : std::exchange(opened->held, {})) {
       if (const auto adopted = opened->order.Adopt(old.Path(place))) {
@@ -303,7 +304,10 @@ std::optional<PlanPrefetcher::Task> PlanPrefetcher::Next() {
     Stream& stream = next->second;
     std::optional<Task> task = NextFound(stream);
     if (!task && stream.found.size() < options_.workers) {
-      if (auto claimed = stream.order.Claim()) task = TaskOf(stream, *std::move(claimed));
+      if (auto claimed = stream.order.Claim()) {
+        stream.looking.insert(claimed->place);
+        task = TaskOf(stream, *std::move(claimed));
+      }
     }
     if (!task) continue;
     turn_ = next->first;
@@ -328,8 +332,10 @@ std::optional<PlanPrefetcher::Task> PlanPrefetcher::NextFound(Stream& stream) {
   uint64_t bytes = 0;
   if (stream.order.IsFetching(place)) {
     bytes = BytesAhead(found.source.ref.size, share);
-    const bool fits = stream.held_bytes + stream.fetching_bytes + bytes <= share;
-    if (!fits || !budget_.Take(held_bytes_, bytes)) return std::nullopt;
+    const uint64_t then = stream.held_bytes + stream.fetching_bytes + bytes;
+    // Room that is scarce is kept for nearer files that are still looked up.
+    const bool nearer = !stream.looking.empty() && *stream.looking.begin() < place;
+    if (then > share || (nearer && then > share / 2) || !budget_.Take(held_bytes_, bytes)) return std::nullopt;
     held_bytes_ += bytes;
     stream.fetching_bytes += bytes;
   }
@@ -347,27 +353,36 @@ PlanPrefetcher::Stream* PlanPrefetcher::Of(const Task& task) {
   return found != streams_.end() && found->second.generation == task.generation ? &found->second : nullptr;
 }
 
-void PlanPrefetcher::LookUp(const Task& task, bool again) {
+// What is to be fetched; kAlreadyExists: nothing.
+Result<PlanPrefetcher::Found> PlanPrefetcher::Find(const Task& task, bool again) {
   const std::string& path = task.claimed.path;
   const store::CallContext context{.priority = store::Priority::kPlan,
                                    .job = options_.job,
                                    .deadline = SystemClock().Now() + options_.request_timeout,
                                    .stop = task.stop};
-  Result<fetch::Source> source = files_->Find(path, task.claimed.together, context);
-  if (!source.has_value()) return Failed(task, source.error());
-  if (source->object->Missing(0, source->ref.size).empty()) return Present(task);
-  if (!source->hints.keep) {
-    return Failed(task, Error(Code::kFailedPrecondition, path + ": changed too recently to be kept"));
-  }
-  source->hints.plan_position = task.claimed.place;
+  MLCACHE_ASSIGN_OR_RETURN(fetch::Source source, files_->Find(path, task.claimed.together, context));
+  if (source.object->Missing(0, source.ref.size).empty()) return Fail(Code::kAlreadyExists, path);
+  if (!source.hints.keep) return Fail(Code::kFailedPrecondition, path + ": changed too recently to be kept");
+  source.hints.plan_position = task.claimed.place;
+  return Found{.source = std::move(source), .again = again};
+}
+
+void PlanPrefetcher::LookUp(const Task& task, bool again) {
+  Result<Found> found = Find(task, again);
   {
     const std::scoped_lock lock(mutex_);
     Stream* const stream = Of(task);
-    if (stream == nullptr || !stream->order.IsFetching(task.claimed.place)) return;
-    stream->found.emplace(task.claimed.place, Found{.source = *std::move(source), .again = again});
-    ++found_;
+    if (stream == nullptr) return;
+    stream->looking.erase(task.claimed.place);
+    if (found.has_value() && stream->order.IsFetching(task.claimed.place)) {
+      stream->found.emplace(task.claimed.place, *std::move(found));
+      ++found_;
+    }
   }
   work_.notify_one();
+  if (found.has_value()) return;
+  if (found.error().code() == Code::kAlreadyExists) return Present(task);
+  Failed(task, found.error());
 }
 
 void PlanPrefetcher::Fetch(const Task& task) {

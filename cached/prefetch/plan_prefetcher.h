@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -120,6 +121,7 @@ class PlanPrefetcher {
     uint64_t generation = 0;
     PlanOrder order;
     std::stop_source stop;
+    std::set<PlanOrder::Place> looking;       // being looked up
     std::map<PlanOrder::Place, Found> found;  // looked up; they wait for room
     std::unordered_map<PlanOrder::Place, Held> held;
     uint64_t held_bytes = 0;
@@ -138,6 +140,7 @@ class PlanPrefetcher {
 
   void Work(const std::stop_token& stop);
   void LookUp(const Task& task, bool again);
+  Result<Found> Find(const Task& task, bool again);
   void Fetch(const Task& task);
   void GiveRoom(const Task& task);
   void Present(const Task& task);

@@ -311,8 +311,6 @@ void Session::GetXattr(const RequestPtr& request) {
 
 void Session::Read(const RequestPtr& request) {
   const ring::Submission& submission = request->submission;
-  // Without a handle nobody saw the open.
-  if (submission.handle == 0 && submission.offset == 0) TellPlan(submission.node);
   if (const std::shared_ptr<OpenFile> file = files_.File(submission.handle, submission.node)) {
     StartRead(request, file);
     return;
@@ -339,6 +337,8 @@ void Session::ReadBySource(const RequestPtr& request, Result<fetch::Source> sour
 
 void Session::StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file) {
   const ring::Submission& submission = request->submission;
+  // Without a handle nobody saw the open. Not sooner: what the plan holds of the file is now held by `file` too.
+  if (submission.handle == 0 && submission.offset == 0) TellPlan(submission.node);
   const uint64_t left = submission.offset < file->size() ? file->size() - submission.offset : 0;
   const auto length = static_cast<uint32_t>(std::min<uint64_t>(submission.length, left));
   if (length == 0) {
