@@ -15,6 +15,9 @@ namespace {
 constexpr uint64_t kSharesPerFile = 4;
 // Room may be given back by another mount, which does not know who waits for it.
 constexpr Nanos kRoomPoll = std::chrono::milliseconds(200);
+// The part of the share that is used, while what is fetched gets evicted before it is read.
+constexpr double kShallowest = 1.0 / 64;
+constexpr double kDeeper = 1.0 / 512;
 constexpr uint64_t kMaxLogged = 20;   // files that failed, a plan
 constexpr size_t kAppendStep = 4096;  // paths between which readers get their turn
 
@@ -206,6 +209,7 @@ void PlanPrefetcher::Use(const std::string& path) {
     const std::scoped_lock lock(mutex_);
     const auto found = streams_.find(name);
     const PlanOutcome outcome = there ? PlanOutcome::kPrefetched : PlanOutcome::kLate;
+    if (found != streams_.end()) Adapt(found->second, there);
     if (found != streams_.end() && found->second.generation == generation) {
       Count(found->second, outcome);
     } else {
@@ -216,7 +220,22 @@ void PlanPrefetcher::Use(const std::string& path) {
 }
 
 // A plan that nobody reads leaves the others theirs. Requires mutex_.
-uint64_t PlanPrefetcher::ShareOfStream() const { return budget_.ShareBytes() / std::max<uint64_t>(1, streams_.size()); }
+uint64_t PlanPrefetcher::ShareOfStream() const {
+  const uint64_t share = budget_.ShareBytes() / std::max<uint64_t>(1, streams_.size());
+  return static_cast<uint64_t>(static_cast<double>(share) * depth_);
+}
+
+// Bytes that were evicted before their reader came were fetched too far ahead for what the cache keeps of them. One
+// look says it for all that were fetched alike. Requires mutex_.
+void PlanPrefetcher::Adapt(const Stream& stream, bool kept) {
+  if (kept) {
+    depth_ = std::min(1.0, depth_ + kDeeper);
+    ++reads_since_cut_;
+  } else if (reads_since_cut_ >= stream.held.size()) {
+    depth_ = std::max(kShallowest, depth_ / 2);
+    reads_since_cut_ = 0;
+  }
+}
 
 // Requires mutex_.
 void PlanPrefetcher::Count(Stream& stream, PlanOutcome outcome) {

@@ -161,6 +161,7 @@ class PlanPrefetcher {
   void Drop(Stream& stream, std::vector<Held>& dropped);
   void Membership();
   uint64_t ShareOfStream() const;
+  void Adapt(const Stream& stream, bool kept);
 
   const PlanOptions options_;
   const std::unique_ptr<PlanFiles> files_;
@@ -172,9 +173,11 @@ class PlanPrefetcher {
   mutable std::mutex mutex_;          // before the budget's; never held over a call of the fetcher, cache or files
   std::condition_variable_any work_;  // something to claim
   Streams streams_;                   // guarded by mutex_, as all below
-  size_t found_ = 0;                  // of all streams
-  bool polling_ = false;              // a worker looks for room from time to time
-  std::string turn_;                  // the stream that was served last
+  double depth_ = 1;                  // the part of the share that is used
+  uint64_t reads_since_cut_ = 0;
+  size_t found_ = 0;      // of all streams
+  bool polling_ = false;  // a worker looks for room from time to time
+  std::string turn_;      // the stream that was served last
   uint64_t generations_ = 0;
   uint64_t held_bytes_ = 0;  // of all streams and of what is being fetched
   bool joined_ = false;

@@ -31,7 +31,9 @@
 namespace mlcache::session {
 namespace {
 
-constexpr uint64_t kPlanCacheParts = 4;  // what is fetched ahead must not push itself out
+// What is fetched ahead must neither push itself out nor take much of what the cache keeps from epoch to epoch: with a
+// quarter a cache of half the dataset fetched 0.64 of it each epoch instead of 0.52.
+constexpr uint64_t kPlanCacheParts = 16;
 
 // All mounts of a named job are one reader: its ranks share an epoch among them.
 uint64_t ReaderOf(const Hello& hello) {

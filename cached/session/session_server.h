@@ -41,7 +41,7 @@ struct SessionServerOptions {
   // Who may mount beside root and the daemon's own user: nobody else for an empty list, everybody without one.
   std::optional<std::vector<uid_t>> allowed_uids;
   std::string credentials_file;  // of named profiles (credential_table.h); empty: there are none
-  // Fetched ahead by the plans of all mounts and not read yet; never more than a quarter of the cache.
+  // Fetched ahead by the plans of all mounts and not read yet; never more than 1/16 of the cache.
   uint64_t plan_ahead_bytes = 256 * kMiB;
   store::StoreOptions store;
   VolumeOptions volume;

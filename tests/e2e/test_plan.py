@@ -168,22 +168,23 @@ def test_ranks_have_a_plan_each(hosts, source, server):
 
 
 def test_what_is_ahead_stays_a_part_of_the_cache(hosts, source):
-    for number in range(40):
-        harness.make_file(source / f"{number:02}", 2 * MIB)
+    size = MIB // 2
+    for number in range(120):
+        harness.make_file(source / f"{number:03}", size)
     harness.settle(source)
     with LoggingS3(source) as server:
         host = hosts(tier_size="32MiB", environment=KEYS)
         mountpoint = host.mount(server.url, options="ro,attr_ttl=600s")
-        names = [f"{number:02}" for number in range(40)]
+        names = [f"{number:03}" for number in range(120)]
         declare(host, mountpoint, names)
-        wait_ahead(host, mountpoint, 4)  # a quarter of the cache is 8 MiB
+        wait_ahead(host, mountpoint, 4)  # a sixteenth of the cache is 2 MiB
         assert len(fetched_keys(server)) == 4
         for number, name in enumerate(names):
-            wait_ahead(host, mountpoint, min(4, 40 - number))
-            assert len((mountpoint / name).read_bytes()) == 2 * MIB
+            wait_ahead(host, mountpoint, min(4, 120 - number))
+            assert len((mountpoint / name).read_bytes()) == size
         row = shown(host, mountpoint)
-        assert row["prefetched"] >= 38, row
-        assert server.body_bytes == 40 * 2 * MIB, "nothing was evicted before it was read"
+        assert row["prefetched"] >= 114, row
+        assert server.body_bytes == 120 * size, "nothing was evicted before it was read"
 
 
 def test_unknown_files_are_named_and_bad_input_is_clear(hosts, source, server):
