@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <unordered_set>
 #include <utility>
 
@@ -55,6 +56,19 @@ class VolumePlanFiles final : public prefetch::PlanFiles {
 };
 
 }  // namespace
+
+nlohmann::json ToJson(const std::vector<prefetch::PlanReport>& reports) {
+  nlohmann::json rows = nlohmann::json::array();
+  for (const prefetch::PlanReport& report : reports) {
+    nlohmann::json row = {{"stream", report.stream},           {"files", report.files},
+                          {"position", report.position},       {"left", report.left},
+                          {"ahead_files", report.ahead_files}, {"ahead_bytes", report.ahead_bytes},
+                          {"unknown", report.unknown}};
+    for (size_t i = 0; i < prefetch::kPlanOutcomes; ++i) row[prefetch::kPlanOutcomeNames[i]] = report.outcomes[i];
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
 
 size_t PlanWorkersOf(const MountOptions& options) {
   if (options.ml_prefetch_workers() == 0) return kDefaultWorkers;

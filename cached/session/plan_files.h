@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "cached/prefetch/plan_prefetcher.h"
 #include "cached/session/attributes.h"
@@ -23,5 +25,8 @@ size_t PlanWorkersOf(const MountOptions& options);
 // `job` and `reader` go into what is fetched, as for the mount's own reads.
 std::unique_ptr<prefetch::PlanFiles> MakePlanFiles(std::shared_ptr<StoreVolume> volume, const View& view,
                                                    std::string job, uint64_t reader);
+
+// The plans of a mount, as .mlcache/stats shows them.
+nlohmann::json ToJson(const std::vector<prefetch::PlanReport>& reports);
 
 }  // namespace mlcache::session

@@ -316,8 +316,10 @@ Status ServerImpl::Greet(Connection& connection) {
 
 std::string ServerImpl::Describe(const Connection& connection) const {
   nlohmann::json mount;
+  std::shared_ptr<prefetch::PlanPrefetcher> plan;
   {
     std::lock_guard lock(mutex_);
+    plan = connection.plan;
     const MountReport& report = connection.report;
     mount = {{"mountpoint", report.mountpoint},
              {"store_url", report.store_url},
@@ -329,6 +331,7 @@ std::string ServerImpl::Describe(const Connection& connection) const {
              {"immutable", report.immutable},
              {"requests", connection.session == nullptr ? 0 : connection.session->requests()}};
   }
+  mount["plans"] = plan == nullptr ? nlohmann::json::array() : ToJson(plan->Reports());
   const nlohmann::json all = {{"mount", std::move(mount)},
                               {"daemon", nlohmann::json::parse(dependencies_.metrics.Json(), nullptr, false)}};
   // Names of files need not be UTF-8.

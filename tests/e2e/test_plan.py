@@ -88,6 +88,8 @@ def test_declared_files_are_fetched_before_their_reader_asks(hosts, source, serv
     assert row["files"] == row["position"] == FILES
     assert row["prefetched"] >= FILES * 95 // 100, row
     assert row["prefetched"] + row["late"] == FILES, row
+    [plan] = json.loads((mountpoint / ".mlcache/stats").read_text())["mount"]["plans"]
+    assert plan == {key: row[key] for key in plan}
     # Each byte once, and the order followed: no GET is more than the files under way out of its place.
     gets = fetched_keys(server)
     assert sorted(gets) == sorted(names)

@@ -304,6 +304,21 @@ TEST_F(PlanPrefetcherTest, SkippedFilesDoNotHoldTheBudgetForEver) {
   EXPECT_TRUE(Eventually([&] { return budget_->used_bytes() == 0; }));
 }
 
+TEST_F(PlanPrefetcherTest, FetchesLessFarAheadWhileItIsEvictedUnread) {
+  Make(40, kMiB);
+  Start(8 * kMiB);
+  ASSERT_TRUE(plan_->Replace("", Order(0, 40)).has_value());
+  for (size_t i = 0; i < 9; ++i) {  // one look at evicted bytes says it for all that were fetched alike
+    ASSERT_TRUE(Ahead(8));
+    if (i == 8) world_.cache.Evict(world_.Open(Name(i)).object->key());
+    Read(Name(i));
+  }
+  EXPECT_EQ(Outcome(PlanOutcome::kLate), 1U);
+  for (size_t i = 9; i < 13; ++i) Read(Name(i));
+  EXPECT_TRUE(Ahead(4)) << "half of what it was";
+  EXPECT_EQ(world_.store->reads(), 18U) << "sixteen ahead, one again, one more when there was room";
+}
+
 TEST_F(PlanPrefetcherTest, TheEndCallsOffWhatIsOnItsWay) {
   Make(20);
   Start();
