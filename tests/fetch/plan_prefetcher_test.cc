@@ -11,7 +11,6 @@ namespace mlcache::prefetch {
 namespace {
 
 using fetch::FetchWorld;
-using fetch::kChunkBytes;
 
 class WorldFiles final : public PlanFiles {
  public:
@@ -294,7 +293,7 @@ TEST_F(PlanPrefetcherTest, MountsShareTheBudgetEvenly) {
 
 TEST_F(PlanPrefetcherTest, SkippedFilesDoNotHoldTheBudgetForEver) {
   Make(400, 64 * kKiB);
-  Start(100 * 64 * kKiB);
+  Start(uint64_t{100} * 64 * kKiB);
   ASSERT_TRUE(plan_->Replace("", Order(0, 400)).has_value());
   ASSERT_TRUE(Ahead(100));
   // The first hundred are never read: the reader is beyond them.
