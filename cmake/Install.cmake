@@ -23,5 +23,6 @@ install(FILES systemd/sysusers.conf DESTINATION lib/sysusers.d RENAME mlcache.co
 install(FILES systemd/tmpfiles.conf DESTINATION lib/tmpfiles.d RENAME mlcache.conf)
 install(FILES systemd/mlcached.conf DESTINATION ${CMAKE_INSTALL_DATADIR}/mlcache)
 install(DIRECTORY deploy/prometheus deploy/grafana DESTINATION ${CMAKE_INSTALL_DATADIR}/mlcache)
+install(FILES python/mlcache_plan.py DESTINATION ${CMAKE_INSTALL_DATADIR}/mlcache/python)
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -38,6 +38,7 @@ int RunCheck(Invocation& invocation);
 int RunEvict(Invocation& invocation);
 int RunInvalidate(Invocation& invocation);
 int RunSeal(Invocation& invocation);
+int RunPlan(Invocation& invocation);
 
 // Prints the error; its exit code.
 int Report(Console& console, const Error& error);

@@ -9,7 +9,7 @@ namespace {
 
 constexpr char kProgram[] = "mlcachectl";
 constexpr char kDefaultSocketDir[] = "/run/mlcache";
-constexpr std::string_view kLaterVerbs[] = {"pin", "unpin", "flush", "plan", "doctor"};
+constexpr std::string_view kLaterVerbs[] = {"pin", "unpin", "flush", "doctor"};
 
 void PrintUsage(std::ostream& out) {
   out << "usage: " << kProgram << " [--socket_dir=" << kDefaultSocketDir << "] VERB [ARGUMENT...]\n\n";
@@ -106,6 +106,23 @@ const std::vector<Verb>& Verbs() {
        {{"-f", true}, {"--off"}},
        true,
        &RunSeal},
+      {"plan",
+       "MOUNTPOINT [-f LIST [-0] [--append] | --clear | --show [--json]] [--stream=NAME]",
+       "declares the order in which a job will read files, so that they are fetched just ahead of it",
+       "  -f LIST        the files in reading order, one a line, relative to the mountpoint or absolute below it; each "
+       "as\n"
+       "                 often as it will be read; - reads them from standard input\n"
+       "  -0             the files of LIST end with NUL instead of a newline\n"
+       "  --append       LIST comes behind what is declared already, instead of in its place\n"
+       "  --clear        forgets the plan\n"
+       "  --show         how far the reader is, and what became of the files (the default without -f)\n"
+       "  --json         of --show: one object\n"
+       "  --stream=NAME  one of several plans of the mount, as for a rank of its own; --show and --clear without it\n"
+       "                 are about all of them\n"
+       "  See docs/prefetch.md.\n",
+       {{"-f", true}, {"-0"}, {"--append"}, {"--clear"}, {"--show"}, {"--json"}, {"--stream", true}},
+       true,
+       &RunPlan},
   };
   return verbs;
 }

@@ -62,6 +62,9 @@ class FetcherImpl final : public Fetcher, private PartSink {
   void Read(const Source& source, uint64_t offset, std::span<std::byte> out, const store::CallContext& context,
             ReadDone done) override;
   void Ensure(const Source& source, cache::ByteRange range, const store::CallContext& context, ReadDone done) override;
+  void Used(const Source& source, cache::ByteRange range) override {
+    ledger_.Use(*source.object, range.offset, range.offset + range.length);
+  }
 
  private:
   void Deliver(const std::shared_ptr<Flight>& flight, std::vector<Part> parts) override;

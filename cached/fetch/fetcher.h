@@ -57,6 +57,9 @@ class Fetcher {
   // could not be fetched or not be kept.
   virtual void Ensure(const Source& source, cache::ByteRange range, const store::CallContext& context,
                       ReadDone done) = 0;
+
+  // A reader got the range some other way, as when its file was lent: what was fetched ahead of it was of use.
+  virtual void Used(const Source& /*source*/, cache::ByteRange /*range*/) {}
 };
 
 std::unique_ptr<Fetcher> MakeFetcher(const FetchOptions& options, const Clock& clock, Metrics& metrics);

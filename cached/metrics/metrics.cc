@@ -145,6 +145,7 @@ Metrics::Metrics()
       prefetch_hit_ratio(Gauge(*registry_, "prefetch_hit_ratio", "Used over issued bytes").Add({})),
       sequential_detected(
           Counter(*registry_, "sequential_detected_total", "Handles found to be read sequentially").Add({})),
+      plan_files(Counter(*registry_, "plan_files_total", "Files of plans that their reader has come to or passed")),
       batch_efficiency_ratio(
           Gauge(*registry_, "batch_efficiency_ratio", "Application reads per read request to the store").Add({})),
       mounts(Gauge(*registry_, "mounts", "Mounts now connected").Add({})),

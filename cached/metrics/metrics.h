@@ -76,6 +76,7 @@ class Metrics {
   prometheus::Counter& prefetch_wasted_bytes;
   prometheus::Gauge& prefetch_hit_ratio;  // used over issued; worked out from the counters when looked at
   prometheus::Counter& sequential_detected;
+  Counters& plan_files;                       // {state}: prefetched|present|late|unread|failed
   prometheus::Gauge& batch_efficiency_ratio;  // (hits + misses) per store read; worked out likewise
 
   // Sessions.

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "cached/metrics/metrics.h"
+#include "cached/rpc/plan.h"
 #include "cached/rpc/targets.h"
 #include "cached/rpc/warmup.h"
 #include "cached/seal/sealer.h"
@@ -225,6 +226,21 @@ grpc::Status ControlService::Invalidate(grpc::ServerContext* /*context*/, const 
     parts_.sessions.NotifyInvalidated(*target.volume, target.path);
   }
   return grpc::Status::OK;
+}
+
+grpc::Status ControlService::Plan(grpc::ServerContext* context, grpc::ServerReader<control::PlanPart>* reader,
+                                  control::PlanReply* reply) {
+  control::PlanPart part;
+  if (!reader->Read(&part)) return CalledOff();
+  PlanCall call(part, parts_.sessions);
+  while (!part.last()) {
+    call.Add(part);
+    if (!reader->Read(&part) || context->IsCancelled()) return CalledOff();  // of half an order nothing is kept
+  }
+  call.Add(part);
+  const mlcache::Status done = call.Run(*reply);
+  if (done.has_value()) return grpc::Status::OK;
+  return {static_cast<grpc::StatusCode>(done.error().code()), done.error().message()};
 }
 
 grpc::Status ControlService::Seal(grpc::ServerContext* /*context*/, const control::SealRequest* request,

@@ -26,6 +26,8 @@ class ControlService final : public control::Control::Service {
                           control::InvalidateReply* reply) override;
   grpc::Status Seal(grpc::ServerContext* context, const control::SealRequest* request,
                     control::SealReply* reply) override;
+  grpc::Status Plan(grpc::ServerContext* context, grpc::ServerReader<control::PlanPart>* reader,
+                    control::PlanReply* reply) override;
 
  private:
   const ControlOptions options_;

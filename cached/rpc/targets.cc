@@ -1,13 +1,23 @@
 #include "cached/rpc/targets.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 namespace mlcache::rpc {
 namespace {
 
-// Without empty and "." components, which a user may well write; ".." would name something outside.
+std::string NameOf(const control::Target& target) {
+  const std::string& base = target.store_url().empty() ? target.mountpoint() : target.store_url();
+  return target.path().empty() ? base : base + "/" + target.path();
+}
+
+bool Covers(const ResolvedTarget& outer, const ResolvedTarget& inner) {
+  if (outer.volume != inner.volume) return false;
+  return outer.path.empty() || inner.path == outer.path || inner.path.starts_with(outer.path + "/");
+}
+
+}  // namespace
+
 Result<std::string> CleanPath(std::string_view path) {
   std::string clean;
   while (!path.empty()) {
@@ -21,18 +31,6 @@ Result<std::string> CleanPath(std::string_view path) {
   }
   return clean;
 }
-
-std::string NameOf(const control::Target& target) {
-  const std::string& base = target.store_url().empty() ? target.mountpoint() : target.store_url();
-  return target.path().empty() ? base : base + "/" + target.path();
-}
-
-bool Covers(const ResolvedTarget& outer, const ResolvedTarget& inner) {
-  if (outer.volume != inner.volume) return false;
-  return outer.path.empty() || inner.path == outer.path || inner.path.starts_with(outer.path + "/");
-}
-
-}  // namespace
 
 std::string ResolvedTarget::Display(const std::string& below) const {
   if (below.empty()) return base;

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cached/session/session_server.h"
@@ -20,6 +21,9 @@ struct ResolvedTarget {
   // `below` (a path of the volume) as the user names it.
   std::string Display(const std::string& below) const;
 };
+
+// Without empty and "." components, which a user may well write. kInvalidArgument for "..", which may lead outside.
+Result<std::string> CleanPath(std::string_view path);
 
 // kNotFound: no such mount; kInvalidArgument: a path that leaves its mount, or neither mount nor URL is named.
 Result<ResolvedTarget> Resolve(const control::Target& target, session::SessionServer& sessions);

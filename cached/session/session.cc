@@ -187,6 +187,7 @@ void Session::Drain() {
   lock.unlock();
   files_.Clear();
   pacer_->Close();
+  if (plan_ != nullptr) plan_->Stop();
   if (reported_slots_ != 0) parts_.metrics.slots_in_use.Decrement(reported_slots_);
   reported_slots_ = 0;
 }

@@ -17,6 +17,7 @@
 #include <unordered_map>
 
 #include "cached/prefetch/pacer.h"
+#include "cached/prefetch/plan_prefetcher.h"
 #include "cached/session/lender.h"
 #include "cached/session/open_files.h"
 #include "cached/session/request_metrics.h"
@@ -59,6 +60,9 @@ class Session {
   void set_on_mode(std::function<void(const ServingMode&)> on_mode) { heard_mode_ = std::move(on_mode); }
   // Who is told which sealed view is shown. Before Run.
   void set_on_view(std::function<void(const ViewState&)> on_view) { heard_view_ = std::move(on_view); }
+
+  // Who is told of the files that are opened, or read first where opens are not seen. Before Run.
+  void set_plan(std::shared_ptr<prefetch::PlanPrefetcher> plan) { plan_ = std::move(plan); }
 
   // Serves until the peer of `socket` goes, breaks the protocol, or End is called; then calls off what runs and waits
   // for it. Called once. Why it ended.
@@ -135,6 +139,7 @@ class Session {
   void Read(const RequestPtr& request);
   void ReadBySource(const RequestPtr& request, Result<fetch::Source> source);
   void Claim(fetch::Source& source) const;
+  void TellPlan(uint64_t node);
   uint64_t AddFile(uint64_t node, fetch::Source source);
   void StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file);
   void ReadInto(const RequestPtr& request, const std::shared_ptr<OpenFile>& file, const ring::Slot& slot,
@@ -155,6 +160,7 @@ class Session {
   const UniqueFd wake_;                    // eventfd, written to wake the pump
   std::atomic<bool> keeps_pages_ = false;  // the mount's kernel keeps what it is sent (no-open)
   OpenFiles files_;
+  std::shared_ptr<prefetch::PlanPrefetcher> plan_;  // may be null
   Lender lender_;
   std::atomic<uint64_t> requests_ = 0;
   std::atomic<bool> ending_ = false;

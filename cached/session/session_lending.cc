@@ -17,6 +17,7 @@ std::optional<ring::Completion> Session::LendFromMemory(const ring::Submission& 
   const Result<uint64_t> lease =
       lender_.Lend(submission.node, *opened.source.object, opened.source.hints, cache::Wait::kNever);
   if (lease.has_value()) {
+    parts_.fetcher.Used(opened.source, {.offset = 0, .length = opened.source.ref.size});
     return ring::Completion{.flags = ring::kLeaseSent, .attributes = opened.attributes, .lease = *lease};
   }
   const bool whole = opened.source.object->Missing(0, opened.source.ref.size).empty();
@@ -32,6 +33,7 @@ bool Session::Lend(const RequestPtr& request, const Tree::Opened& opened) {
   const Result<uint64_t> lease =
       lender_.Lend(request->submission.node, *opened.source.object, opened.source.hints, cache::Wait::kMayBlock);
   if (!lease.has_value()) return false;
+  parts_.fetcher.Used(opened.source, {.offset = 0, .length = opened.source.ref.size});
   // Called off meanwhile: the shim will drop the descriptor, which nobody asks it for.
   if (!Complete(*request, {.flags = ring::kLeaseSent, .attributes = opened.attributes, .lease = *lease})) {
     lender_.Taken(1);

@@ -70,6 +70,7 @@ void Session::Handle(const ring::Submission& submission, uint32_t pair) {
     return;
   }
   if (std::optional<ring::Completion> completion = AnswerFromMemory(submission)) {
+    if (submission.op == Op::kOpen && completion->code == 0) TellPlan(submission.node);
     completion->id = submission.id;
     Push(submission, pair, started, *completion);
     return;
@@ -93,6 +94,7 @@ bool Session::HandleUnanswered(const ring::Submission& submission) {
       const size_t count = submission.name_length / sizeof(uint64_t);
       std::memcpy(nodes.data(), submission.name.data(), count * sizeof(uint64_t));
       lender_.Accessed(std::span(nodes).first(count));
+      for (const uint64_t node : std::span(nodes).first(count)) TellPlan(node);
       return true;
     }
     case Op::kTookLeases:
@@ -148,6 +150,12 @@ void Session::Claim(fetch::Source& source) const {
   source.hints.plain = !pacer_->optimizes();
   if (!source.hints.plain) source.hints.reader = reader_;
   source.outsized = source.ref.size > largest_tier_bytes_;
+}
+
+// A file of the mount is opened; its name is in memory, since it was looked up a moment ago.
+void Session::TellPlan(uint64_t node) {
+  if (plan_ == nullptr || !plan_->active()) return;
+  if (const std::optional<std::string> path = tree_->FilePath(node)) plan_->Use(*path);
 }
 
 uint64_t Session::AddFile(uint64_t node, fetch::Source source) {
@@ -252,6 +260,7 @@ void Session::Open(const RequestPtr& request) {
     return;
   }
   Claim(opened->source);
+  TellPlan(submission.node);
   if (!IsLendable(submission, opened->source)) return OpenByHandle(request, *std::move(opened));
   if (Lend(request, *opened)) return;
   if (!MayBecomeLendable(opened->source)) return OpenByHandle(request, *std::move(opened));
@@ -331,6 +340,8 @@ void Session::ReadBySource(const RequestPtr& request, Result<fetch::Source> sour
 
 void Session::StartRead(const RequestPtr& request, const std::shared_ptr<OpenFile>& file) {
   const ring::Submission& submission = request->submission;
+  // Without a handle nobody saw the open. Not sooner: what the plan holds of the file is now held by `file` too.
+  if (submission.handle == 0 && submission.offset == 0) TellPlan(submission.node);
   const uint64_t left = submission.offset < file->size() ? file->size() - submission.offset : 0;
   const auto length = static_cast<uint32_t>(std::min<uint64_t>(submission.length, left));
   if (length == 0) {

@@ -14,6 +14,7 @@
 #include "cached/cache/key_value.h"
 #include "cached/cache/object_cache.h"
 #include "cached/fetch/fetcher.h"
+#include "cached/prefetch/plan_prefetcher.h"
 #include "cached/session/attributes.h"
 #include "cached/session/volume.h"
 #include "cached/store/open_store.h"
@@ -40,6 +41,8 @@ struct SessionServerOptions {
   // Who may mount beside root and the daemon's own user: nobody else for an empty list, everybody without one.
   std::optional<std::vector<uid_t>> allowed_uids;
   std::string credentials_file;  // of named profiles (credential_table.h); empty: there are none
+  // Fetched ahead by the plans of all mounts and not read yet; never more than 1/16 of the cache.
+  uint64_t plan_ahead_bytes = 256 * kMiB;
   store::StoreOptions store;
   VolumeOptions volume;
   // Opens stores; store::OpenStore when it is empty. For tests.
@@ -82,6 +85,9 @@ class SessionServer {
   // The volume of a live mount, or of a store URL (opened if it is not yet).
   virtual Result<std::shared_ptr<Volume>> VolumeOfMount(const std::string& mountpoint) = 0;
   virtual Result<std::shared_ptr<Volume>> VolumeOfUrl(const std::string& url) = 0;
+
+  // The plans of a live mount.
+  virtual Result<std::shared_ptr<prefetch::PlanPrefetcher>> PlanOfMount(const std::string& mountpoint) = 0;
 
   // Drops what the kernels of all mounts of the volume hold of `path` and below.
   virtual void NotifyInvalidated(const Volume& volume, const std::string& path) = 0;

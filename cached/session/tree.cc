@@ -87,6 +87,12 @@ Attempt<Known> Tree::KnownOf(const std::string& path, Effort effort, const store
   return *std::move(known);
 }
 
+std::optional<std::string> Tree::FilePath(uint64_t id) {
+  const Attempt<NodePtr> node = Resolve(id, Effort::kMemoryOnly);
+  if (!node || !node->has_value() || !IsFile(***node)) return std::nullopt;
+  return RelativeOf(***node);
+}
+
 std::string Tree::RelativeOf(const Node& node) const { return std::string(Below(node.path, root_->path)); }
 
 ring::NodeAttributes Tree::Describe(const Known& known, std::string_view path, uint64_t id) const {

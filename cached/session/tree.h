@@ -81,6 +81,9 @@ class Tree {
   // The node of a directory below the mount, by its path below the identity, if it was ever given out.
   std::optional<uint64_t> DirectoryNode(std::string_view path);
 
+  // The path below the mount of a file's node that memory has; nothing otherwise.
+  std::optional<std::string> FilePath(uint64_t node);
+
   const StoreVolume& volume() const { return *volume_; }
   NodeTable& nodes() { return nodes_; }
   const View& view() const { return view_; }

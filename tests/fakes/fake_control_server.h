@@ -34,6 +34,7 @@ class FakeControlServer final : public control::Control::Service {
   control::EvictReply evict;
   control::InvalidateReply invalidate;
   control::SealReply seal;
+  control::PlanReply plan;
   grpc::Status end = grpc::Status::OK;
 
   void AddMount(const std::string& mountpoint) {
@@ -45,6 +46,12 @@ class FakeControlServer final : public control::Control::Service {
   bool seal_off() const {
     const std::lock_guard lock(mutex_);
     return seal_off_;
+  }
+
+  // Of the last call of Plan.
+  std::vector<control::PlanPart> plan_parts() const {
+    const std::lock_guard lock(mutex_);
+    return plan_parts_;
   }
 
   // Of the last call with targets.
@@ -104,6 +111,16 @@ class FakeControlServer final : public control::Control::Service {
     return end;
   }
 
+  grpc::Status Plan(grpc::ServerContext* /*context*/, grpc::ServerReader<control::PlanPart>* reader,
+                    control::PlanReply* reply) override {
+    std::vector<control::PlanPart> parts;
+    for (control::PlanPart part; reader->Read(&part);) parts.push_back(part);
+    const std::lock_guard lock(mutex_);
+    plan_parts_ = std::move(parts);
+    *reply = plan;
+    return end;
+  }
+
  private:
   void Keep(const control::TargetRequest& request) {
     const std::lock_guard lock(mutex_);
@@ -112,6 +129,7 @@ class FakeControlServer final : public control::Control::Service {
 
   mutable std::mutex mutex_;
   control::TargetRequest request_;
+  std::vector<control::PlanPart> plan_parts_;
   bool seal_off_ = false;
   std::unique_ptr<grpc::Server> server_;
 };

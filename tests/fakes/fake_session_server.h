@@ -36,6 +36,15 @@ class FakeSessionServer final : public session::SessionServer {
   }
   Result<std::shared_ptr<session::Volume>> VolumeOfUrl(const std::string& url) override { return Find(by_url_, url); }
 
+  // The plans of every mount; null: there are none.
+  std::shared_ptr<prefetch::PlanPrefetcher> plan;
+  Result<std::shared_ptr<prefetch::PlanPrefetcher>> PlanOfMount(const std::string& mountpoint) override {
+    const auto found = Find(by_mountpoint_, mountpoint);
+    if (!found.has_value()) return std::unexpected(found.error());
+    if (plan == nullptr) return Fail(Code::kFailedPrecondition, mountpoint + ": without plans");
+    return plan;
+  }
+
   void NotifyInvalidated(const session::Volume& /*volume*/, const std::string& path) override {
     const std::lock_guard lock(mutex_);
     notified_.push_back(path);

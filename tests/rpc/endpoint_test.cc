@@ -53,6 +53,7 @@ void Fill(Metrics& metrics) {
   for (auto* family : {&metrics.evicted_bytes, &metrics.verified_bytes, &metrics.corrupt_blocks})
     family->Add({{"tier", "disk"}});
   metrics.bypass_bytes.Add({});
+  metrics.plan_files.Add({{"state", "late"}});
   for (auto* family :
        {&metrics.tier_used_bytes, &metrics.tier_capacity_bytes, &metrics.tier_objects, &metrics.tier_isolated})
     family->Add({{"tier", "/tier"}});
