@@ -53,8 +53,9 @@ void PlanPrefetcher::Stop() {
 Result<PlanPrefetcher::Stream*> PlanPrefetcher::Open(const std::string& name) {
   if (stopped_) return Fail(Code::kCancelled, options_.mountpoint + ": the mount has ended");
   if (options_.workers == 0) {
-    return Fail(Code::kFailedPrecondition, options_.mountpoint + " fetches nothing ahead: mount it without "
-                                                                 "ml.optimization=false and ml.prefetchWorkers=0");
+    return Fail(Code::kFailedPrecondition, options_.mountpoint +
+                                               " fetches nothing ahead: mount it without "
+                                               "ml.optimization=false and ml.prefetchWorkers=0");
   }
   auto found = streams_.find(name);
   if (found == streams_.end()) {

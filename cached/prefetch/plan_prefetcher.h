@@ -48,8 +48,8 @@ class PlanPrefetcher {
   ~PlanPrefetcher();
 
   // Puts an order (made with order_options) in the place of the stream's plan. What was fetched for the old one and is
-  // wanted by the new one soon stays. kResourceExhausted: too many streams; kFailedPrecondition: no workers; kCancelled:
-  // the mount has ended.
+  // wanted by the new one soon stays. kResourceExhausted: too many streams; kFailedPrecondition: no workers;
+  // kCancelled: the mount has ended.
   Status Replace(const std::string& stream, PlanOrder order);
   // Puts paths behind the stream's plan, which is made if there is none. kResourceExhausted: too many.
   Status Append(const std::string& stream, const std::vector<std::string>& paths);

@@ -141,6 +141,17 @@ TEST_F(PlanPrefetcherTest, NeverMoreFilesAtOnceThanWorkers) {
   EXPECT_TRUE(Ahead(20));
 }
 
+TEST_F(PlanPrefetcherTest, AMountThatFetchesNothingAheadTakesNoPlan) {
+  Make(1);
+  Start(256 * kMiB, {.workers = 0, .mountpoint = "/mnt"});
+  const Status refused = plan_->Replace("", Order(0, 1));
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_NE(refused.error().message().find("/mnt fetches nothing ahead"), std::string::npos) << refused.error();
+  EXPECT_FALSE(plan_->Append("", {Name(0)}).has_value());
+  EXPECT_FALSE(plan_->active());
+}
+
 TEST_F(PlanPrefetcherTest, OfALargeFileTheBeginning) {
   world_.store->Put("large", fetch::Content(40 * kMiB, 1));
   Start(32 * kMiB);
