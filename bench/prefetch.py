@@ -95,7 +95,7 @@ def main():
                 speeds[way] = statistics.median(one["bytes_per_s"] for one in rows)
                 report("prefetch", way=way, latency_s=arguments.latency, bandwidth=arguments.bandwidth,
                        bytes=arguments.size, **row, of_bandwidth=row["bytes_per_s"] / arguments.bandwidth)
-    if "default" in speeds:
+    if "default" in speeds and len(speeds) > 1:
         report("prefetch-ratios", **{f"default_over_{way}": speeds["default"] / speed
                                      for way, speed in speeds.items() if way != "default"})
 
