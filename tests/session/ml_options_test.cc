@@ -81,6 +81,8 @@ TEST_F(MlOptionsTest, OfOneMountAtMostSoManyFetchesAheadAreOnTheirWay) {
     const uint64_t handle = client->Open(node).completion.handle;
     const size_t before = ReadsAhead();
     EXPECT_TRUE(client->Read(node, handle, 0, kMiB).ok());
+    // The rest of the chunk comes after the reader has what it asked for.
+    ASSERT_TRUE(Eventually([&] { return metrics_.fetches_in_flight.Value() == 0; }));
     store_->BlockReads();
     const uint64_t second = client->Submit(SessionClient::ReadOf(node, handle, kMiB, kMiB));
     store_->WaitForBlockedReads(workers);
