@@ -29,7 +29,6 @@ class HandleDetector final : public PatternDetector {
     last_delta_ = delta;
     last_offset_ = offset;
     ++reads_;
-    run_bytes_ = seen == conclusion_.pattern ? run_bytes_ + length : run_bytes_;
   }
 
   Conclusion Current() const override {
@@ -37,9 +36,7 @@ class HandleDetector final : public PatternDetector {
     const bool runs = conclusion.pattern == Pattern::kSequential || conclusion.pattern == Pattern::kStrided ||
                       conclusion.pattern == Pattern::kReverse;
     // One read is no run: a header looked at must not cost a window.
-    if (runs && reads_ > 1) {
-      conclusion.prefetch_bytes = std::clamp(run_bytes_, options_.first_prefetch_bytes, options_.max_prefetch_bytes);
-    }
+    conclusion.predictable = runs && reads_ > 1;
     return conclusion;
   }
 
@@ -121,7 +118,6 @@ class HandleDetector final : public PatternDetector {
     conclusion_.confidence = 0.5;
     conclusion_.stride = 0;
     against_ = 0;
-    run_bytes_ = 0;
   }
 
   // What most of the reads against the old conclusion looked like; reads that do not agree are random.
@@ -140,7 +136,6 @@ class HandleDetector final : public PatternDetector {
   int64_t last_delta_ = 0;
   uint64_t front_ = 0;       // where the run goes on
   uint64_t jump_front_ = 0;  // where the last read outside the run ended
-  uint64_t run_bytes_ = 0;   // read since the conclusion was reached
   std::vector<Hole> holes_;  // skipped lately
   int against_ = 0;
   std::array<Pattern, 8> votes_{};

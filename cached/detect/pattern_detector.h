@@ -18,10 +18,10 @@ std::string_view PatternName(Pattern pattern);
 
 struct Conclusion {
   Pattern pattern = Pattern::kUnknown;
-  double confidence = 0;        // 0..1
-  int64_t stride = 0;           // kStrided: bytes from one read's begin to the next one's, negative when backwards
-  uint64_t prefetch_bytes = 0;  // how far ahead of the reads it is worth running now; 0: not at all
-  bool agrees = false;          // the last read was one of the pattern
+  double confidence = 0;     // 0..1
+  int64_t stride = 0;        // kStrided: bytes from one read's begin to the next one's, negative when backwards
+  bool predictable = false;  // it is worth running ahead of the reads
+  bool agrees = false;       // the last read was one of the pattern
 };
 
 class PatternDetector {
@@ -37,8 +37,6 @@ class PatternDetector {
 struct DetectorOptions {
   uint64_t gap_bytes = 4 << 20;  // a forward skip up to this, and to four times the read, still counts as sequential
   int turn_after = 4;            // reads in a row against the conclusion that change it
-  uint64_t first_prefetch_bytes = 8 << 20;
-  uint64_t max_prefetch_bytes = 64 << 20;
 };
 
 // A file read from its beginning is taken for sequential at once, and prefetched from its second read on.

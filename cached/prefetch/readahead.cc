@@ -48,7 +48,7 @@ void Readahead::OnRead(uint64_t offset, uint64_t length) {
   const Read read{.begin = offset, .end = offset + length};
   const Read previous = std::exchange(last_, read);
   // A version that must not be kept, or an object of one chunk, has nothing to run ahead for.
-  if (now.prefetch_bytes == 0 || !source_.hints.keep || source_.ref.size <= kChunkBytes) return;
+  if (!now.predictable || !source_.hints.keep || source_.ref.size <= kChunkBytes) return;
   if (!now.agrees) return;  // a look at a footer, or the first reads of another pattern
   if (pattern_ == Pattern::kStrided && IsSparse(stride_, length)) {
     // A read beside the stride, which may yet be its end, says nothing of where it goes on.

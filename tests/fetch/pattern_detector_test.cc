@@ -31,22 +31,20 @@ class DetectorTest : public ::testing::Test {
 
 TEST_F(DetectorTest, NothingIsKnownBeforeTheFirstRead) {
   EXPECT_EQ(pattern(), Pattern::kUnknown);
-  EXPECT_EQ(detector_->Current().prefetch_bytes, 0U);
+  EXPECT_FALSE(detector_->Current().predictable);
 }
 
 TEST_F(DetectorTest, ReadFromTheBeginningIsSequentialAtOnceAndPrefetchedFromTheSecondOn) {
   Read(0, 128 * kKi);
   EXPECT_EQ(pattern(), Pattern::kSequential);
-  EXPECT_EQ(detector_->Current().prefetch_bytes, 0U);  // it may have been a look at the header
+  EXPECT_FALSE(detector_->Current().predictable);  // it may have been a look at the header
   Read(128 * kKi, 128 * kKi);
-  EXPECT_EQ(detector_->Current().prefetch_bytes, 8 * kMi);
+  EXPECT_TRUE(detector_->Current().predictable);
 }
 
-TEST_F(DetectorTest, PrefetchDistanceGrowsWithTheRunUpToItsBound) {
+TEST_F(DetectorTest, ALongRunBecomesCertain) {
   Sequential(0, 160);  // 20 MiB
-  EXPECT_GT(detector_->Current().prefetch_bytes, 16 * kMi);
-  Sequential(20 * kMi, 1000);
-  EXPECT_EQ(detector_->Current().prefetch_bytes, 64 * kMi);
+  EXPECT_TRUE(detector_->Current().predictable);
   EXPECT_DOUBLE_EQ(detector_->Current().confidence, 1.0);
 }
 
@@ -109,13 +107,13 @@ TEST_F(DetectorTest, StrideBackwardsIsNegative) {
 TEST_F(DetectorTest, ReverseIsFound) {
   for (uint64_t i = 0; i < 10; ++i) Read(100 * kMi - i * 128 * kKi, 128 * kKi);
   EXPECT_EQ(pattern(), Pattern::kReverse);
-  EXPECT_GT(detector_->Current().prefetch_bytes, 0U);
+  EXPECT_TRUE(detector_->Current().predictable);
 }
 
 TEST_F(DetectorTest, RandomIsFoundAndNotPrefetched) {
   Random(20);
   EXPECT_EQ(pattern(), Pattern::kRandom);
-  EXPECT_EQ(detector_->Current().prefetch_bytes, 0U);
+  EXPECT_FALSE(detector_->Current().predictable);
 }
 
 TEST_F(DetectorTest, SequentialTurnsToRandomAfterSeveralReadsAndBack) {
@@ -152,7 +150,7 @@ TEST_F(DetectorTest, AnyReadsAtAllGiveBoundedAnswers) {
     const Conclusion now = detector_->Current();
     ASSERT_GE(now.confidence, 0);
     ASSERT_LE(now.confidence, 1);
-    ASSERT_LE(now.prefetch_bytes, 64 * kMi);
+    ASSERT_FALSE(now.predictable && now.pattern == Pattern::kRandom);
   }
 }
 
