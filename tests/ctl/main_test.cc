@@ -6,9 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "ctl/verb.h"
-#include "tests/fakes/fake_control_server.h"
-#include "tests/fakes/temp_directory.h"
+#include "tests/ctl/ctl_fixture.h"
 
 namespace mlcache::ctl {
 namespace {
@@ -20,22 +18,8 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-class MainTest : public ::testing::Test {
+class MainTest : public CtlTest {
  protected:
-  // Runs a command with the fake's socket directory; its exit code.
-  int Run(std::vector<std::string> args, bool terminal = false) {
-    args.insert(args.begin(), "--socket_dir=" + socket_dir_);
-    return RunBare(args, terminal);
-  }
-  int RunBare(const std::vector<std::string>& args, bool terminal = false) {
-    out_.str("");
-    err_.str("");
-    Console console{.out = out_, .err = err_, .out_is_terminal = terminal, .err_is_terminal = terminal};
-    return Main(args, console);
-  }
-  std::string out() const { return out_.str(); }
-  std::string err() const { return err_.str(); }
-
   std::vector<json> Lines() const {
     std::vector<json> lines;
     std::istringstream text(out());
@@ -62,12 +46,6 @@ class MainTest : public ::testing::Test {
     progress.set_done(last);
     return progress;
   }
-
-  testing::TempDirectory directory_;
-  std::string socket_dir_ = directory_.path() + "/run";
-  testing::FakeControlServer server_{socket_dir_};
-  std::ostringstream out_;
-  std::ostringstream err_;
 };
 
 TEST_F(MainTest, UsageErrorsAreTwoAndNamed) {
