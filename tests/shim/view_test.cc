@@ -1,17 +1,11 @@
-// A view over a real mount: what applications see while it comes and goes, and what is left of it. The test is the
-// keeper here: mlcache-mount serves the FUSE mount, and this process puts views in its place.
-#include "shim/view.h"
-
+// What applications see of a view while it comes and goes, and what is left of it.
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <array>
@@ -23,170 +17,11 @@
 #include <sstream>
 #include <thread>
 
-#include "cached/seal/erofs_image.h"
-#include "common/view_layout.h"
-#include "shim/mountpoint.h"
 #include "shim/view_service.h"
-#include "tests/shim/mount_fixture.h"
+#include "tests/shim/view_fixture.h"
 
 namespace mlcache::shim::testing {
 namespace {
-
-namespace fs = std::filesystem;
-using seal::ErofsImage;
-
-std::string Slurp(const std::string& path) {
-  std::ostringstream text;
-  text << std::ifstream(path).rdbuf();
-  return text.str();
-}
-
-std::string ReadAt(int fd, size_t length) {
-  std::string bytes(length, '\0');
-  const ssize_t done = ::pread(fd, bytes.data(), length, 0);
-  bytes.resize(done < 0 ? 0 : static_cast<size_t>(done));
-  return bytes;
-}
-
-size_t MountsAt(const std::string& path) {
-  size_t count = 0;
-  for (const MountedFileSystem& mount : ParseMountInfo(Slurp("/proc/self/mountinfo")))
-    count += mount.mountpoint == path ? 1 : 0;
-  return count;
-}
-
-size_t MountsInAll() { return ParseMountInfo(Slurp("/proc/self/mountinfo")).size(); }
-
-// True if `body` ends within 5 s in a process of its own: a hang must not be the test's.
-bool Ends(const std::function<bool()>& body) {
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(body() ? 0 : 1);
-  int status = -1;
-  const bool ended = Eventually([&] { return ::waitpid(child, &status, WNOHANG) == child; });
-  if (!ended) {
-    ::kill(child, SIGKILL);
-    return false;
-  }
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
-constexpr ErofsImage::Node kTree = 1;  // of EmptyImage
-
-class ViewTest : public MountTest {
- protected:
-  void SetUp() override {
-    MountTest::SetUp();
-    if (IsSkipped()) return;
-    daemon_ = std::make_unique<FakeDaemon>(socket_dir_, FakeDaemonOptions{.entry_timeout_ns = 1'000'000'000'000'000,
-                                                                          .attr_timeout_ns = 1'000'000'000'000'000});
-    data_ = directory_ + "/data";
-    fs::create_directories(data_ + "/" + kViewObjects);
-    fs::permissions(data_, fs::perms::owner_all);
-    before_ = MountsInAll();
-  }
-
-  void TearDown() override {
-    view_.reset();
-    if (!mountpoint_.empty()) ::umount2(mountpoint_.c_str(), MNT_DETACH);
-    if (::testing::Test::HasFatalFailure() || directory_.empty()) {
-      MountTest::TearDown();
-      return;
-    }
-    MountTest::TearDown();
-    EXPECT_EQ(MountsInAll(), before_);
-  }
-
-  static bool IsSkipped() { return ::testing::Test::IsSkipped(); }
-
-  // sub/s and top come from the view, fuse/u from the mount alone. All have bytes that tell from where.
-  void StartFuse() {
-    const uint64_t sub = daemon_->AddDirectory(1, "sub");
-    daemon_->AddFile(sub, "s", 20);
-    daemon_->AddFile(1, "top", 20);
-    const uint64_t other = daemon_->AddDirectory(1, "fuse");
-    daemon_->AddFile(other, "u", 20);
-    daemon_->Start();
-    Mount({"-o", "allow_other"});
-    device_ = FindMount(mountpoint_)->device;
-  }
-
-  std::string AddObject(const std::string& bytes) {
-    const std::string name = std::string(kViewObjects) + "/object" + std::to_string(++objects_);
-    std::ofstream(data_ + "/" + name) << bytes;
-    fs::permissions(data_ + "/" + name, fs::perms::owner_read);
-    return "/" + name;
-  }
-
-  // `root`: of the tree to be shown.
-  static ErofsImage EmptyImage(bool opaque, ErofsImage::Node* root) {
-    ErofsImage image({.permissions = 0755}, false);
-    *root = image.AddDirectory(ErofsImage::kRoot, kViewTree, {.permissions = 0755, .nlink = 2}, opaque);
-    const auto fence = image.AddDirectory(ErofsImage::kRoot, kViewFence, {.permissions = 0755}, false);
-    image.AddWhiteout(fence, kViewObjects);
-    return image;
-  }
-
-  ErofsImage SmallImage(bool whole) {
-    ErofsImage::Node root = 0;
-    ErofsImage image = EmptyImage(whole, &root);
-    const auto sub = image.AddDirectory(root, "sub", {.permissions = 0755, .nlink = 2}, true);
-    image.AddFile(sub, "s", {.size = 8}, AddObject("sealed s"));
-    if (whole) image.AddFile(root, "top", {.size = 10}, AddObject("sealed top"));
-    return image;
-  }
-
-  ViewParts PartsOf(ErofsImage& image, bool whole) {
-    const std::string path = directory_ + "/image" + std::to_string(++images_);
-    const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    EXPECT_TRUE(image.Write(fd.get()).has_value());
-    ViewParts parts;
-    parts.id = images_;
-    parts.metadata.Reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    parts.layers.push_back({UniqueFd(::open(data_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)), data_});
-    parts.over_mount = !whole;
-    return parts;
-  }
-
-  ViewOptions Options() { return {.mountpoint = mountpoint_, .source = "mlcache:file:///fake", .daemon_uid = 0}; }
-
-  Status Seal(const ViewParts& parts, const ViewOptions& options) {
-    MLCACHE_ASSIGN_OR_RETURN(const auto build, ViewBuild::Start(parts, options, device_));
-    pollfd waiting{build->fd(), POLLIN, 0};
-    ::poll(&waiting, 1, 10'000);
-    std::optional<Result<UniqueFd>> mount = build->Take();
-    if (!mount.has_value()) return Fail(Code::kDeadlineExceeded, "no view within 10 s");
-    if (!mount->has_value()) return std::unexpected(mount->error());
-    MLCACHE_ASSIGN_OR_RETURN(UniqueFd fuse, FuseRoot(mountpoint_, device_));
-    MLCACHE_ASSIGN_OR_RETURN(view_, SealedView::Show(parts.id, std::move(**mount), std::move(fuse), mountpoint_));
-    return {};
-  }
-
-  void SealSmall(bool whole) {
-    ErofsImage image = SmallImage(whole);
-    const Status sealed = Seal(PartsOf(image, whole), Options());
-    ASSERT_TRUE(sealed.has_value()) << sealed.error();
-  }
-
-  // The keeper's part once a user has unmounted; everything has to end then.
-  void ExpectTheEnd() {
-    ASSERT_EQ(::umount2(mountpoint_.c_str(), 0), 0) << strerror(errno);
-    EXPECT_FALSE(view_ != nullptr && view_->IsShown());
-    view_.reset();
-    int status = 0;
-    ASSERT_TRUE(Eventually([&] { return ::waitpid(keeper_, &status, WNOHANG) == keeper_; }));
-    keeper_ = -1;
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-    EXPECT_EQ(MountsAt(mountpoint_), 0U);
-    EXPECT_EQ(MountsInAll(), before_);
-  }
-
-  std::unique_ptr<SealedView> view_;
-  std::string device_;
-  std::string data_;
-  size_t before_ = 0;
-  uint64_t images_ = 0;
-  int objects_ = 0;
-};
 
 TEST_F(ViewTest, AWholeTreeIsShownAndOneUmountEndsAll) {
   StartFuse();
@@ -345,76 +180,6 @@ TEST_F(ViewTest, NoLoopDeviceIsLeft) {
   EXPECT_NE(RunProgram({"/usr/sbin/losetup", "-n", "-l", "-O", "NAME"}).output, before);
   ExpectTheEnd();
   EXPECT_TRUE(Eventually([&] { return RunProgram({"/usr/sbin/losetup", "-n", "-l", "-O", "NAME"}).output == before; }));
-}
-
-// Trap (a): a FUSE layer may not name objects of the data layer, and the data layer is private to the daemon.
-TEST_F(ViewTest, OnlyThePrivateDirectoryOfTheDaemonIsShown) {
-  StartFuse();
-  ErofsImage image = SmallImage(true);
-  ViewOptions options = Options();
-  options.daemon_uid = 12345;
-  const Status foreign = Seal(PartsOf(image, true), options);
-  ASSERT_FALSE(foreign.has_value());
-  EXPECT_NE(foreign.error().message().find("no file of the daemon's"), std::string::npos) << foreign.error();
-  fs::permissions(data_, fs::perms::owner_all | fs::perms::others_read);
-  ErofsImage again = SmallImage(true);
-  const Status open = Seal(PartsOf(again, true), Options());
-  ASSERT_FALSE(open.has_value());
-  EXPECT_NE(open.error().message().find("no private directory"), std::string::npos) << open.error();
-  fs::permissions(data_, fs::perms::owner_all);
-  ViewParts moved = PartsOf(again = SmallImage(true), true);
-  moved.layers.front().path = directory_;
-  EXPECT_FALSE(Seal(moved, Options()).has_value());
-  EXPECT_EQ(FindMount(mountpoint_)->type, kFileSystemType);
-  std::array<char, 64> value{};
-  EXPECT_LT(::lgetxattr(Path("fuse/u").c_str(), "trusted.overlay.redirect", value.data(), value.size()), 0);
-  EXPECT_EQ(errno, ENODATA);
-  Unmount();
-}
-
-// An object name that the data layer lacks, or one that leads out of it, is an error and nothing else.
-TEST_F(ViewTest, ARedirectStaysInTheDataLayer) {
-  StartFuse();
-  std::ofstream(directory_ + "/secret") << "secret";
-  fs::create_symlink(directory_ + "/secret", data_ + std::string("/") + kViewObjects + "/symlink");
-  ErofsImage::Node root = 0;
-  ErofsImage image = EmptyImage(true, &root);
-  image.AddFile(root, "absent", {.size = 6}, std::string("/") + kViewObjects + "/gone");
-  image.AddFile(root, "dots", {.size = 6}, std::string("/") + kViewObjects + "/../../secret");
-  image.AddFile(root, "link", {.size = 6}, std::string("/") + kViewObjects + "/symlink");
-  ASSERT_TRUE(Seal(PartsOf(image, true), Options()).has_value());
-  for (const char* name : {"absent", "dots", "link"}) {
-    const UniqueFd fd(::open(Path(name).c_str(), O_RDONLY));
-    EXPECT_FALSE(fd.valid() && ReadAt(fd.get(), 99) == "secret") << name;
-    EXPECT_FALSE(fd.valid()) << name;
-  }
-  ExpectTheEnd();
-}
-
-// Modes decide, as on the FUSE mount, although the object files are the daemon's alone.
-TEST_F(ViewTest, ModesAreThoseOfTheImage) {
-  StartFuse();
-  ErofsImage::Node root = 0;
-  ErofsImage image = EmptyImage(true, &root);
-  image.AddFile(root, "open", {.permissions = 0444, .size = 4}, AddObject("open"));
-  image.AddFile(root, "shut", {.permissions = 0400, .size = 4}, AddObject("shut"));
-  image.AddFile(root, "suid", {.permissions = 04755, .size = 4}, AddObject("suid"));
-  ASSERT_TRUE(Seal(PartsOf(image, true), Options()).has_value());
-  fs::permissions(directory_, fs::perms::owner_all | fs::perms::others_exec | fs::perms::group_exec);
-  EXPECT_TRUE(Ends([&] {
-    if (::setresgid(65534, 65534, 65534) != 0 || ::setresuid(65534, 65534, 65534) != 0) return false;
-    return Slurp(Path("open")) == "open" && ::open(Path("shut").c_str(), O_RDONLY) < 0 && errno == EACCES;
-  }));
-  EXPECT_LT(::open(Path("open").c_str(), O_WRONLY), 0);
-  EXPECT_EQ(errno, EROFS);
-  const std::string flags = [&] {
-    std::istringstream lines(Slurp("/proc/self/mountinfo"));
-    for (std::string line; std::getline(lines, line);)
-      if (line.find(" " + mountpoint_ + " ") != std::string::npos) return line;
-    return std::string();
-  }();
-  for (const char* flag : {"ro,", "nosuid", "nodev"}) EXPECT_NE(flags.find(flag), std::string::npos) << flags;
-  ExpectTheEnd();
 }
 
 TEST_F(ViewTest, FindRsyncExecAndInodeNumbers) {
@@ -611,91 +376,6 @@ TEST_F(ViewTest, TheImageIsInUseWhileTheKeeperShowsIt) {
     ASSERT_TRUE(service.Withdraw().has_value());
     EXPECT_TRUE(Eventually([&] { return !in_use(); }));
   }
-  Unmount();
-}
-
-// Whatever holds it up, it keeps nothing of the keeper's open: least of all /dev/fuse.
-TEST_F(ViewTest, TheProcessThatMountsHasOnlyWhatItNeeds) {
-  StartFuse();
-  const UniqueFd marker(::memfd_create("marker", 0));
-  const pid_t stopped = server();
-  ASSERT_EQ(::kill(stopped, SIGSTOP), 0);
-  ASSERT_TRUE(Eventually([&] { return StateOf(stopped) == 'T'; }));
-  ErofsImage image = SmallImage(false);
-  ViewParts parts = PartsOf(image, false);
-  auto build = ViewBuild::Start(parts, Options(), device_);
-  ASSERT_TRUE(build.has_value());
-  pid_t child = -1;
-  for (const pid_t pid : ChildrenOf(::getpid())) child = pid == keeper_ ? child : pid;
-  ASSERT_GT(child, 0);
-  const auto open_files = [&] {
-    std::string names;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(child) + "/fd", error))
-      names += fs::read_symlink(entry.path(), error).string() + "\n";
-    return names;
-  };
-  EXPECT_TRUE(Eventually([&] {
-    const std::string names = open_files();
-    return names.find("/image") != std::string::npos && names.find("marker") == std::string::npos;
-  })) << open_files();
-  EXPECT_EQ((*build)->Take().has_value(), false) << "it waits for the server";
-  ASSERT_EQ(::kill(stopped, SIGCONT), 0);
-  pollfd waiting{(*build)->fd(), POLLIN, 0};
-  ASSERT_EQ(::poll(&waiting, 1, 10'000), 1);
-  {
-    const auto mount = (*build)->Take();
-    ASSERT_TRUE(mount.has_value());
-    EXPECT_TRUE(mount->has_value());
-  }
-  build->reset();
-  ASSERT_TRUE(Eventually([&] { return ::waitpid(child, nullptr, WNOHANG) != 0; }));
-  Unmount();
-}
-
-// An image that is not one, or is cut off, is refused in words by whatever way it would be mounted.
-TEST_F(ViewTest, AnUnsoundImageIsRefused) {
-  StartFuse();
-  for (const MetadataWay way : {MetadataWay::kFile, MetadataWay::kLoop, MetadataWay::kTmpfs}) {
-    ErofsImage image = SmallImage(true);
-    const ViewParts parts = PartsOf(image, true);
-    ASSERT_EQ(::truncate((directory_ + "/image" + std::to_string(images_)).c_str(), 1100), 0);
-    ViewOptions options = Options();
-    options.ways = {way};
-    const Status sealed = Seal(parts, options);
-    ASSERT_FALSE(sealed.has_value());
-    EXPECT_NE(sealed.error().message().find("metadata cannot be mounted"), std::string::npos) << sealed.error();
-    EXPECT_EQ(FindMount(mountpoint_)->type, kFileSystemType);
-  }
-  Unmount();
-}
-
-// Names cost the kernel memory: an image cannot ask for more of it than goes with its own length.
-TEST_F(ViewTest, AnImageWithMoreNamesThanInodesIsRefused) {
-  StartFuse();
-  ViewOptions options = Options();
-  options.ways = {MetadataWay::kTmpfs};
-  for (const bool in_itself : {true, false}) {
-    ErofsImage::Node root = 0;
-    ErofsImage image = EmptyImage(true, &root);
-    ErofsImage::Node parent = root;
-    for (int depth = 0; depth < 40; ++depth) {
-      const auto child = image.AddDirectory(parent, "a", {.permissions = 0755, .nlink = 2}, true);
-      image.AddName(parent, "b", in_itself ? parent : child);
-      parent = child;
-    }
-    const Status sealed = Seal(PartsOf(image, true), options);
-    ASSERT_FALSE(sealed.has_value());
-    EXPECT_NE(sealed.error().message().find("more names than inodes"), std::string::npos) << sealed.error();
-  }
-  // Many names of one long link.
-  ErofsImage::Node root = 0;
-  ErofsImage image = EmptyImage(true, &root);
-  const auto link = image.AddSymlink(root, "0", {.permissions = 0777}, std::string(3000, 't'));
-  for (int i = 1; i < 100; ++i) image.AddName(root, std::to_string(i), link);
-  const Status sealed = Seal(PartsOf(image, true), options);
-  ASSERT_FALSE(sealed.has_value());
-  EXPECT_NE(sealed.error().message().find("more names than inodes"), std::string::npos) << sealed.error();
   Unmount();
 }
 
