@@ -5,12 +5,14 @@
 #include <atomic>
 #include <set>
 
+#include "tests/fakes/eventually.h"
 #include "tests/fetch/fetch_fixture.h"
 
 namespace mlcache::prefetch {
 namespace {
 
 using fetch::FetchWorld;
+using testing::Eventually;
 
 class WorldFiles final : public PlanFiles {
  public:
@@ -69,15 +71,6 @@ class PlanPrefetcherTest : public ::testing::Test {
     plan_->Use(path);
     std::string bytes;
     ASSERT_TRUE(world_.ReadNow(source, 0, source.ref.size, &bytes).has_value());
-  }
-  template <typename Condition>
-  static bool Eventually(Condition condition) {
-    const Nanos end = SystemClock().Now() + std::chrono::seconds(20);
-    while (!condition()) {
-      if (SystemClock().Now() > end) return false;
-      std::this_thread::yield();
-    }
-    return true;
   }
   bool Ahead(uint64_t files) {
     return Eventually([&] { return Report().ahead_files == files; });

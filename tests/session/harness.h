@@ -12,6 +12,7 @@
 #include "cached/fetch/fetcher.h"
 #include "cached/metrics/metrics.h"
 #include "cached/session/session_server.h"
+#include "tests/fakes/eventually.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_key_value.h"
 #include "tests/fakes/fake_object_cache.h"
@@ -110,17 +111,6 @@ class SessionTest : public ::testing::Test {
     auto client = SessionClient::Connect(socket_dir_, hello);
     EXPECT_FALSE(client.has_value()) << "the mount was let in";
     return client.has_value() ? Error(Code::kUnknown, "let in") : client.error();
-  }
-
-  // Polls a condition that another thread brings about; false after 20 s.
-  template <typename Condition>
-  static bool Eventually(Condition condition) {
-    const Nanos end = SystemClock().Now() + std::chrono::seconds(20);
-    while (!condition()) {
-      if (SystemClock().Now() > end) return false;
-      std::this_thread::yield();
-    }
-    return true;
   }
 
   bool AllIdle() {
