@@ -59,7 +59,7 @@ class Fetcher {
                       ReadDone done) = 0;
 
   // A reader got the range some other way, as when its file was lent: what was fetched ahead of it was of use.
-  virtual void Used(const Source& /*source*/, cache::ByteRange /*range*/) {}
+  virtual void Used(const Source& source, cache::ByteRange range) = 0;
 };
 
 std::unique_ptr<Fetcher> MakeFetcher(const FetchOptions& options, const Clock& clock, Metrics& metrics);

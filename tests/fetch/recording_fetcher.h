@@ -37,6 +37,8 @@ class RecordingFetcher final : public fetch::Fetcher {
     End(requests.size() - 1);
   }
 
+  void Used(const fetch::Source& /*source*/, cache::ByteRange /*range*/) override {}
+
   void End(size_t index, const Status& status = {}) {
     fetch::ReadDone done = std::exchange(requests[index].done, nullptr);
     if (done) done(status);
