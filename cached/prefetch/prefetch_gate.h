@@ -24,15 +24,16 @@ class PrefetchGate : public std::enable_shared_from_this<PrefetchGate> {
     std::stop_token stop = {};  // requested: not wanted any more; what still waits is then never asked for
   };
 
-  // At most `at_once` are on their way and `max_waiting` wait. Borrows the fetcher, which must outlive Close.
+  // At most `at_once` are on their way and `max_waiting` wait. Borrows the fetcher, which must outlive the threads that
+  // call this.
   static std::shared_ptr<PrefetchGate> Make(fetch::Fetcher& fetcher, size_t at_once, size_t max_waiting = 512);
 
   // Starts it, or lets it wait. False, and nothing will come of it: nothing may be fetched ahead (`at_once` 0, closed),
   // or too many wait.
   bool Fetch(Request request);
 
-  // Forgets what waits and lets nothing more in; what is on its way ends by itself. From then on the fetcher is not
-  // called.
+  // Forgets what waits and lets nothing more in; what is on its way, or just being started by another thread, ends by
+  // itself.
   void Close();
 
   size_t on_their_way() const;

@@ -47,8 +47,7 @@ struct SessionParts {
 class Session {
  public:
   // `reader` is who reads, to the eviction policy; `pacer` paces what is fetched ahead, and is closed at the end.
-  // `describe` gives what .mlcache/stats shows. `outstanding_limit`: how
-  // many requests the shim may have unanswered.
+  // `describe` gives what .mlcache/stats shows. `outstanding_limit`: how many requests the shim may have unanswered.
   Session(const SessionParts& parts, std::unique_ptr<Tree> tree, std::unique_ptr<ring::DaemonChannel> channel,
           uint64_t generation, size_t outstanding_limit, std::string job, uint64_t reader,
           std::shared_ptr<prefetch::Pacer> pacer, std::function<std::string()> describe);
