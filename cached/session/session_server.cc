@@ -41,6 +41,8 @@ uint64_t ReaderOf(const Hello& hello) {
   return hello.options().job().empty() ? hello.mount_id() : Hash64(hello.options().job());
 }
 
+ring::Geometry GeometryOf(const Hello& hello) { return {.queue_pairs = hello.workers()}; }
+
 uint64_t PlanBytes(const SessionServerOptions& options, const cache::ObjectCache& cache) {
   uint64_t capacity = 0;
   for (const cache::TierReport& tier : cache.Tiers()) capacity += tier.capacity_bytes;
@@ -104,6 +106,11 @@ class ServerImpl final : public SessionServer {
   void Reap();
   void ServeConnection(Connection& connection);
   Status Greet(Connection& connection);
+  std::shared_ptr<Session> MakeSession(Connection& connection, const Hello& hello,
+                                       const std::shared_ptr<StoreVolume>& volume, const View& view,
+                                       std::unique_ptr<ring::DaemonChannel> channel, uint64_t generation);
+  std::shared_ptr<prefetch::PlanPrefetcher> MakePlan(const Hello& hello, const std::shared_ptr<StoreVolume>& volume,
+                                                     const View& view);
   std::string Describe(const Connection& connection) const;
   store::CallContext Context() const;
 
@@ -264,42 +271,12 @@ Status ServerImpl::Greet(Connection& connection) {
   look.deadline = std::min(look.deadline, SystemClock().Now() + kLookPatience);
   MLCACHE_ASSIGN_OR_RETURN(connection.dataset, DatasetOf(hello.options(), *volume, view.max_age(), look));
   feeds_.Follow(volume);
-  const ring::Geometry geometry{.queue_pairs = hello.workers()};
   const uint64_t generation = ++next_generation_;
-  MLCACHE_ASSIGN_OR_RETURN(std::unique_ptr<ring::DaemonChannel> channel, ring::CreateChannel(geometry, generation));
-  const SessionParts parts{.cache = dependencies_.cache,
-                           .fetcher = dependencies_.fetcher,
-                           .metadata = *executor_,
-                           .metrics = dependencies_.metrics,
-                           .request_metrics = request_metrics_,
-                           .clock = dependencies_.clock,
-                           .request_timeout = options_.request_timeout,
-                           .whole_open_bytes = options_.whole_open_bytes,
-                           .sessions = &live_sessions_,
-                           .lane_width = lane_width_};
-  auto pacer =
-      std::make_shared<prefetch::Pacer>(PacerOptionsOf(hello.options()), dependencies_.fetcher, dependencies_.clock);
+  MLCACHE_ASSIGN_OR_RETURN(std::unique_ptr<ring::DaemonChannel> channel,
+                           ring::CreateChannel(GeometryOf(hello), generation));
   ring::DaemonChannel& sent = *channel;
-  auto session = std::make_shared<Session>(
-      parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock), std::move(channel), generation,
-      size_t{geometry.queue_pairs} * geometry.queue_depth, hello.options().job(), ReaderOf(hello), std::move(pacer),
-      [this, &connection] { return Describe(connection); });
-  session->set_on_mode([this, &connection](const ServingMode& mode) {
-    const std::lock_guard lock(mutex_);
-    connection.report.serving_mode = mode.mode();
-    connection.report.serving_reason = mode.reason();
-  });
-  session->set_on_view([this, &connection](const ViewState& state) {
-    const std::lock_guard lock(mutex_);
-    connection.view_state = state;
-  });
-  const prefetch::PlanOptions plan_options{.workers = PlanWorkersOf(hello.options()),
-                                           .job = hello.options().job(),
-                                           .mountpoint = hello.mountpoint(),
-                                           .request_timeout = options_.request_timeout};
-  auto plan = std::make_shared<prefetch::PlanPrefetcher>(
-      plan_options, MakePlanFiles(volume, view, hello.options().job(), ReaderOf(hello)), dependencies_.fetcher,
-      plan_budget_, dependencies_.metrics);
+  std::shared_ptr<Session> session = MakeSession(connection, hello, volume, view, std::move(channel), generation);
+  std::shared_ptr<prefetch::PlanPrefetcher> plan = MakePlan(hello, volume, view);
   session->set_plan(plan);
   {
     std::lock_guard lock(mutex_);
@@ -323,10 +300,56 @@ Status ServerImpl::Greet(Connection& connection) {
   Status sent_welcome =
       SendWelcome(connection.socket.get(), sent, generation, dependencies_.cache.ObjectsDirectories());
   if (!sent_welcome.has_value()) {
+    std::shared_ptr<Session> ended;  // goes without the lock
     std::lock_guard lock(mutex_);
-    connection.session.reset();
+    ended.swap(connection.session);
   }
   return sent_welcome;
+}
+
+std::shared_ptr<Session> ServerImpl::MakeSession(Connection& connection, const Hello& hello,
+                                                 const std::shared_ptr<StoreVolume>& volume, const View& view,
+                                                 std::unique_ptr<ring::DaemonChannel> channel, uint64_t generation) {
+  const SessionParts parts{.cache = dependencies_.cache,
+                           .fetcher = dependencies_.fetcher,
+                           .metadata = *executor_,
+                           .metrics = dependencies_.metrics,
+                           .request_metrics = request_metrics_,
+                           .clock = dependencies_.clock,
+                           .request_timeout = options_.request_timeout,
+                           .whole_open_bytes = options_.whole_open_bytes,
+                           .sessions = &live_sessions_,
+                           .lane_width = lane_width_};
+  auto pacer =
+      std::make_shared<prefetch::Pacer>(PacerOptionsOf(hello.options()), dependencies_.fetcher, dependencies_.clock);
+  const ring::Geometry geometry = GeometryOf(hello);
+  const size_t outstanding = size_t{geometry.queue_pairs} * geometry.queue_depth;
+  auto session =
+      std::make_shared<Session>(parts, std::make_unique<Tree>(volume, nodes_, view, dependencies_.clock),
+                                std::move(channel), generation, outstanding, hello.options().job(), ReaderOf(hello),
+                                std::move(pacer), [this, &connection] { return Describe(connection); });
+  session->set_on_mode([this, &connection](const ServingMode& mode) {
+    const std::lock_guard lock(mutex_);
+    connection.report.serving_mode = mode.mode();
+    connection.report.serving_reason = mode.reason();
+  });
+  session->set_on_view([this, &connection](const ViewState& state) {
+    const std::lock_guard lock(mutex_);
+    connection.view_state = state;
+  });
+  return session;
+}
+
+std::shared_ptr<prefetch::PlanPrefetcher> ServerImpl::MakePlan(const Hello& hello,
+                                                               const std::shared_ptr<StoreVolume>& volume,
+                                                               const View& view) {
+  const prefetch::PlanOptions plan_options{.workers = PlanWorkersOf(hello.options()),
+                                           .job = hello.options().job(),
+                                           .mountpoint = hello.mountpoint(),
+                                           .request_timeout = options_.request_timeout};
+  return std::make_shared<prefetch::PlanPrefetcher>(plan_options,
+                                                    MakePlanFiles(volume, view, hello.options().job(), ReaderOf(hello)),
+                                                    dependencies_.fetcher, plan_budget_, dependencies_.metrics);
 }
 
 std::string ServerImpl::Describe(const Connection& connection) const {
