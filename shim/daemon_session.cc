@@ -23,7 +23,7 @@ void FillOptions(const MountOptions& from, session::MountOptions* to) {
   if (from.uid) to->set_uid(*from.uid);
   if (from.gid) to->set_gid(*from.gid);
   if (from.umask) to->set_umask(*from.umask);
-  to->set_ml_optimization(from.ml_optimization ? "true" : "false");
+  to->set_ml_optimization(from.ml_optimization);
   to->set_ml_prefetch_workers(from.ml_prefetch_workers);
   to->set_ml_cache_size_bytes(from.ml_cache_size_bytes);
   to->set_ml_training_mode(from.ml_training_mode);

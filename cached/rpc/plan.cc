@@ -39,7 +39,7 @@ void PlanCall::Refuse(const std::string& path, const Error& error) {
 void PlanCall::Add(const control::PlanPart& part) {
   if (!plan_.has_value() || full_) return;
   for (const std::string& path : part.paths()) {
-    Result<std::string> clean = CleanPath(path);
+    Result<std::string> clean = session::CleanPath(path);
     if (clean.has_value() && clean->empty()) clean = Fail(Code::kInvalidArgument, "names the mount itself, no file");
     if (clean.has_value() && !session::IsValidPath(*clean)) {
       clean = Fail(Code::kInvalidArgument, "holds a NUL, or a name of more than 255 bytes");

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "cached/session/path.h"
+
 namespace mlcache::rpc {
 namespace {
 
@@ -18,27 +20,13 @@ bool Covers(const ResolvedTarget& outer, const ResolvedTarget& inner) {
 
 }  // namespace
 
-Result<std::string> CleanPath(std::string_view path) {
-  std::string clean;
-  while (!path.empty()) {
-    const size_t slash = std::min(path.find('/'), path.size());
-    const std::string_view component = path.substr(0, slash);
-    path.remove_prefix(std::min(slash + 1, path.size()));
-    if (component.empty() || component == ".") continue;
-    if (component == "..") return Fail(Code::kInvalidArgument, "a path must not contain '..'");
-    if (!clean.empty()) clean += '/';
-    clean += component;
-  }
-  return clean;
-}
-
 std::string ResolvedTarget::Display(const std::string& below) const {
   if (below.empty()) return base;
   return base.ends_with('/') ? base + below : base + "/" + below;
 }
 
 Result<ResolvedTarget> Resolve(const control::Target& target, session::SessionServer& sessions) {
-  MLCACHE_ASSIGN_OR_RETURN(std::string path, CleanPath(target.path()));
+  MLCACHE_ASSIGN_OR_RETURN(std::string path, session::CleanPath(target.path()));
   if (target.store_url().empty() == target.mountpoint().empty())
     return Fail(Code::kInvalidArgument, "a target is named by either its mountpoint or its store URL");
   const bool mounted = !target.mountpoint().empty();

@@ -22,9 +22,6 @@ struct ResolvedTarget {
   std::string Display(const std::string& below) const;
 };
 
-// Without empty and "." components, which a user may well write. kInvalidArgument for "..", which may lead outside.
-Result<std::string> CleanPath(std::string_view path);
-
 // kNotFound: no such mount; kInvalidArgument: a path that leaves its mount, or neither mount nor URL is named.
 Result<ResolvedTarget> Resolve(const control::Target& target, session::SessionServer& sessions);
 

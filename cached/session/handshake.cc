@@ -36,7 +36,7 @@ Result<Hello> ParseHello(const std::string& bytes) {
   }
   const bool texts = IsText(hello.store_url()) && IsText(hello.mountpoint()) && IsText(hello.options().job()) &&
                      IsText(hello.options().credential()) && IsText(hello.options().open_mode()) &&
-                     IsText(hello.options().ml_optimization()) && IsText(hello.options().ml_dataset_path());
+                     IsText(hello.options().ml_dataset_path());
   if (!texts) return Fail(Code::kInvalidArgument, "a text in the Hello is longer than 4096 bytes or holds a NUL");
   if (hello.workers() < 1 || hello.workers() > kMaxPairs)
     return Fail(Code::kInvalidArgument, "a mount has 1 to 64 workers, not " + std::to_string(hello.workers()));
@@ -83,9 +83,6 @@ Status CheckOptions(const MountOptions& options) {
   if (!options.read_only())
     return Fail(Code::kUnimplemented,
                 "mlcached " + std::string(kVersion) + " serves read-only mounts: mount with -o ro");
-  const std::string& optimization = options.ml_optimization();
-  if (!optimization.empty() && optimization != "true" && optimization != "false")
-    return Fail(Code::kInvalidArgument, "ml.optimization is true or false, not '" + optimization + "'");
   if (options.ml_prefetch_workers() > kMaxPrefetchWorkers) {
     return Fail(Code::kInvalidArgument, "ml.prefetchWorkers is at most " + std::to_string(kMaxPrefetchWorkers) +
                                             ", not " + std::to_string(options.ml_prefetch_workers()));
@@ -95,7 +92,7 @@ Status CheckOptions(const MountOptions& options) {
 
 prefetch::PacerOptions PacerOptionsOf(const MountOptions& options) {
   prefetch::PacerOptions pacer;
-  pacer.optimizes = options.ml_optimization() != "false";
+  pacer.optimizes = !options.has_ml_optimization() || options.ml_optimization();
   if (options.has_ml_prefetch_workers()) pacer.workers = options.ml_prefetch_workers();
   return pacer;
 }
@@ -104,20 +101,18 @@ Result<std::optional<std::string>> DatasetOf(const MountOptions& options, Volume
                                              const store::CallContext& context) {
   const std::string& given = options.ml_dataset_path();
   if (given.empty()) return std::nullopt;
-  std::string path = given;
-  while (path.ends_with('/')) path.pop_back();
-  path.erase(0, path.find_first_not_of('/'));
   const std::string option = "ml.datasetPath=" + given;
-  if (!IsValidPath(path))
+  Result<std::string> path = CleanPath(given);
+  if (!path.has_value() || !IsValidPath(*path))
     return Fail(Code::kInvalidArgument, option + " is no path below the mountpoint, as in ml.datasetPath=/train");
-  const Result<store::ObjectInfo> info = volume.Stat(path, max_age, context);
+  const Result<store::ObjectInfo> info = volume.Stat(*path, max_age, context);
   if (!info.has_value() && info.error().code() == Code::kNotFound) {
     return Fail(Code::kNotFound, option + ": there is no such directory in " + volume.url().Canonical() +
                                      " (the path is the one below the mountpoint)");
   }
   if (info.has_value() && info->type != store::FileType::kDirectory)
     return Fail(Code::kInvalidArgument, option + " is no directory of " + volume.url().Canonical());
-  return path;
+  return *std::move(path);
 }
 
 View ViewOf(const MountOptions& options, const VolumeOptions& volume) {

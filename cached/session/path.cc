@@ -1,5 +1,7 @@
 #include "cached/session/path.h"
 
+#include <algorithm>
+
 namespace mlcache::session {
 namespace {
 
@@ -20,6 +22,20 @@ bool IsValidPath(std::string_view path) {
     if (slash == std::string_view::npos) return true;
     path.remove_prefix(slash + 1);
   }
+}
+
+Result<std::string> CleanPath(std::string_view path) {
+  std::string clean;
+  while (!path.empty()) {
+    const size_t slash = std::min(path.find('/'), path.size());
+    const std::string_view component = path.substr(0, slash);
+    path.remove_prefix(std::min(slash + 1, path.size()));
+    if (component.empty() || component == ".") continue;
+    if (component == "..") return Fail(Code::kInvalidArgument, "a path must not contain '..'");
+    if (!clean.empty()) clean += '/';
+    clean += component;
+  }
+  return clean;
 }
 
 std::string JoinPath(std::string_view directory, std::string_view name) {

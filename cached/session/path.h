@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "common/status.h"
+
 namespace mlcache::session {
 
 // One component: 1 to 255 bytes, no '/' or NUL, not "." or "..".
@@ -12,6 +14,10 @@ bool IsValidName(std::string_view name);
 
 // "" or valid names joined by single slashes.
 bool IsValidPath(std::string_view path);
+
+// A path as users write it, without empty and "." components. kInvalidArgument for "..", which may lead outside; what
+// else is wrong IsValidPath tells.
+Result<std::string> CleanPath(std::string_view path);
 
 // "a" + "b" → "a/b"; an empty part is left out.
 std::string JoinPath(std::string_view directory, std::string_view name);

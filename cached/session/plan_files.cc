@@ -6,12 +6,12 @@
 #include <unordered_set>
 #include <utility>
 
+#include "cached/session/handshake.h"
 #include "cached/session/path.h"
 
 namespace mlcache::session {
 namespace {
 
-constexpr size_t kDefaultWorkers = 8;
 constexpr size_t kMostWorkers = 64;
 
 class VolumePlanFiles final : public prefetch::PlanFiles {
@@ -71,9 +71,8 @@ nlohmann::json ToJson(const std::vector<prefetch::PlanReport>& reports) {
 }
 
 size_t PlanWorkersOf(const MountOptions& options) {
-  if (options.ml_optimization() == "false") return 0;
-  if (!options.has_ml_prefetch_workers()) return kDefaultWorkers;
-  return std::min<size_t>(options.ml_prefetch_workers(), kMostWorkers);
+  const prefetch::PacerOptions ahead = PacerOptionsOf(options);
+  return ahead.optimizes ? std::min(ahead.workers, kMostWorkers) : 0;
 }
 
 std::unique_ptr<prefetch::PlanFiles> MakePlanFiles(std::shared_ptr<StoreVolume> volume, const View& view,

@@ -55,7 +55,7 @@ TEST_F(MlOptionsTest, WithoutOptimizationOnlyWhatIsReadIsFetched) {
   PutLargeFile();
   Start();
   session::Hello hello = Hello();
-  hello.mutable_options()->set_ml_optimization("false");
+  hello.mutable_options()->set_ml_optimization(false);
   auto client = Mount(hello);
   ASSERT_TRUE(client->ReadAll(client->Walk("file")));
   EXPECT_EQ(ReadsAhead(), 0U);
@@ -191,9 +191,6 @@ TEST_F(MlOptionsTest, WhatMeansNothingIsRefused) {
   store_->Put("file", "x");
   Start();
   session::Hello hello = Hello();
-  hello.mutable_options()->set_ml_optimization("image");
-  EXPECT_EQ(Refusal(hello).code(), Code::kInvalidArgument);
-  hello = Hello();
   hello.mutable_options()->set_ml_prefetch_workers(5000);
   EXPECT_NE(Refusal(hello).message().find("at most 1024"), std::string::npos);
 }

@@ -90,7 +90,7 @@ TEST_F(SessionPlanTest, WorkersAreTheMountOptions) {
   options.set_ml_prefetch_workers(0);
   EXPECT_EQ(session::PlanWorkersOf(options), 0U);
   options.set_ml_prefetch_workers(8);
-  options.set_ml_optimization("false");
+  options.set_ml_optimization(false);
   EXPECT_EQ(session::PlanWorkersOf(options), 0U);
 }
 
